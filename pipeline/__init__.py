@@ -1,0 +1,1 @@
+"""RLcausality: SFT and GRPO of language models on causal reasoning, as a DAG of Slurm jobs."""

@@ -1,0 +1,132 @@
+"""Stages, edges, order, fingerprints: what a stage is. Knows no stage by name."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.recipe import KINDS, Recipe
+from pipeline.records import file_hash
+from pipeline.run import HOME, RunDir
+from pipeline.settings import Tree
+
+NOT_IN_RESULTS = ("logging_", "save_", "dataloader_", "log_", "ddp_timeout", "disable_tqdm", "micro_batch_size")
+"""Beginnings of section keys that do not change what a stage makes."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A node of the DAG. `settings` are those that affect its result, `outputs` what its done marker lists."""
+
+    name: str
+    kind: str
+    needs: tuple[str, ...]
+    settings: Tree
+    outputs: tuple[Path, ...]
+    fingerprint: str
+
+    @property
+    def module(self) -> str:
+        """The Python module whose `main` does the work."""
+        return f"pipeline.stages.{self.kind}"
+
+
+def build(recipe: Recipe, run: RunDir) -> dict[str, Stage]:
+    """The stages of a recipe in order, each with its fingerprint."""
+    stages: dict[str, Stage] = {}
+    previous: tuple[str, ...] = ()
+    for entry in recipe.stages:
+        needs = tuple(entry.needs) if entry.needs is not None else previous
+        settings = result_settings(recipe, entry.name)
+        needed = {need: stages[need].fingerprint for need in needs}
+        fingerprint = fingerprint_of(settings, needed, sources_hash(f"pipeline.stages.{entry.kind}"))
+        outputs = stage_outputs(recipe, run, entry.name, fingerprint)
+        stages[entry.name] = Stage(entry.name, entry.kind, needs, settings, outputs, fingerprint)
+        previous = (entry.name,)
+    return stages
+
+
+def result_settings(recipe: Recipe, name: str) -> Tree:
+    """The settings that affect the result of a stage: never where, how long or how it is logged."""
+    section = {k: v for k, v in recipe.sections[name].items() if not k.startswith(NOT_IN_RESULTS)}
+    settings: Tree = {"task": recipe.task, "seed": recipe.seed, "model": recipe.model.model_dump(), "section": section}
+    if KINDS[recipe.stage(name).kind].makes == "dataset":
+        settings["data"] = recipe.data.model_dump()
+        settings["source_stamp"] = source_stamp(recipe.data.source)
+        settings["training_stages"] = recipe.training_stages()
+    return settings
+
+
+def source_stamp(source: str) -> str | None:
+    """Hash of a data file's contents, so that a changed file is a changed stage; None for what is no file here."""
+    path = Path(source)
+    return file_hash(path) if path.is_file() else None
+
+
+def stage_outputs(recipe: Recipe, run: RunDir, name: str, fingerprint: str) -> tuple[Path, ...]:
+    """What a stage writes."""
+    makes = KINDS[recipe.stage(name).kind].makes
+    if makes == "dataset":
+        scratch = (run.model("base"),) if recipe.model.scratch else ()
+        return (run.dataset(fingerprint), *scratch)
+    return (run.model(name),) if makes == "model" else (run.comparison, run.report)
+
+
+def fingerprint_of(settings: Tree, needs: Mapping[str, str], sources: str) -> str:
+    """16 hex digits over everything that a stage's result depends on."""
+    text = json.dumps([settings, dict(needs), sources], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def ancestors(stages: Mapping[str, Stage], name: str) -> list[str]:
+    """All stages that a stage needs, directly or not, in the order of the recipe."""
+    wanted, todo = set(), [name]
+    while todo:
+        for need in stages[todo.pop()].needs:
+            if need not in wanted:
+                wanted.add(need)
+                todo.append(need)
+    return [stage for stage in stages if stage in wanted]
+
+
+def descendants(stages: Mapping[str, Stage], name: str) -> list[str]:
+    """All stages that need a stage, directly or not, in the order of the recipe."""
+    return [other for other in stages if name in ancestors(stages, other)]
+
+
+@functools.cache
+def imported_files(module: str) -> frozenset[Path]:
+    """Source files of the project that a module imports, directly or not, itself included; found without importing."""
+    found: set[Path] = set()
+    todo = [module]
+    while todo:
+        path = _source_of(todo.pop())
+        if path is None or path in found:
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                todo += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                todo += [alias.name for alias in node.names]
+    return frozenset(found)
+
+
+def _source_of(module: str) -> Path | None:
+    if module.split(".")[0] != "pipeline":
+        return None
+    path = HOME.joinpath(*module.split("."))
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+
+
+def sources_hash(module: str) -> str:
+    """Hash of the sources that a stage's module imports."""
+    digest = hashlib.sha256()
+    for path in sorted(imported_files(module)):
+        digest.update(path.relative_to(HOME).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

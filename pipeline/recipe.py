@@ -1,0 +1,281 @@
+"""The recipe: one YAML a model or experiment that says what to train. Schema, and what each key means."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.settings import Section, Tree
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Names of runs and stages: they become folder names, Slurm job names and parts of file names."""
+
+
+class Tokenizer(Section):
+    """A byte-pair tokenizer trained on the training rows."""
+
+    vocab_size: Positive = 2048
+    split: Literal["statement", "word"] = "statement"
+    """Where a token must end: after a statement (`.`, `;`, `:`, newline) or after a word."""
+
+
+class ScratchModel(Section):
+    """A model with random weights, made by the preprocess stage, that later stages load as they load a hub model."""
+
+    architecture: Literal["qwen2", "llama", "phi3"] = "qwen2"
+    hidden_size: Positive = 128
+    intermediate_size: Positive = 512
+    num_hidden_layers: Positive = 4
+    num_attention_heads: Positive = 4
+    num_key_value_heads: Positive = 4
+    max_position_embeddings: Positive = 512
+    tokenizer: Tokenizer = Tokenizer()
+
+
+class Lora(Section):
+    """Low-rank adapters by PEFT; without this section all weights are trained."""
+
+    r: Positive = 16
+    alpha: Positive = 32
+    dropout: Share = 0.05
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class Model(Section):
+    """The base model: `base` (hub id or folder) or `scratch`."""
+
+    base: str | None = None
+    revision: str | None = None
+    scratch: ScratchModel | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    tf32: bool = False
+    quantization: Literal["none", "nf4"] = "none"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    lora: Lora | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Model:
+        if (self.base is None) == (self.scratch is None):
+            raise ValueError("give model.base (a hub id or a folder) or model.scratch, not both and not neither")
+        if self.quantization != "none" and self.lora is None:
+            raise ValueError("model.quantization trains adapters only: add model.lora")
+        if self.quantization != "none" and self.scratch is not None:
+            raise ValueError("model.quantization needs trained weights: model.scratch has none")
+        return self
+
+
+class Data(Section):
+    """Which rows, how they are put to the model, and how many of them go where."""
+
+    source: str = "generated"
+    """`generated`, a CSV file with the released columns, or a hub id such as causal-nlp/corr2cause."""
+    min_variables: Annotated[int, Field(ge=2)] = 2
+    max_variables: Annotated[int, Field(ge=2)] = 5
+    """Rows with fewer or more variables are left out. The generator makes up to five."""
+    labels: Literal["released", "corrected", "clean"] = "corrected"
+    """`released` keeps the labels of the data set; `corrected` computes them anew by its own definitions, without its
+    bugs; up to five variables `clean` is the same as `corrected`."""
+    prompt: Literal["default", "paper"] = "default"
+    completions: Literal["trace", "short", "answer"] = "trace"
+    relabel: bool = True
+    """Give the variables random letters (generated rows): removes the order of letters as a shortcut."""
+    balance: bool = True
+    """Training rows half valid, half not; the dev and test rows keep their natural balance."""
+    rows: dict[str, Count | None] = Field(default_factory=dict)
+    """Rows for each training stage by its name, and for `dev` and `test`; null takes all there are."""
+
+    @model_validator(mode="after")
+    def _range(self) -> Data:
+        if self.min_variables > self.max_variables:
+            raise ValueError(f"data.min_variables {self.min_variables} is above max_variables {self.max_variables}")
+        if self.source == "generated" and self.max_variables > 5:
+            raise ValueError(f"the generator makes at most 5 variables, data.max_variables is {self.max_variables}")
+        return self
+
+
+class StageSettings(Section):
+    """Own keys of a stage's section, and what a stage of this kind makes."""
+
+    makes: ClassVar[Literal["dataset", "model", "results"]]
+
+
+class Preprocess(StageSettings):
+    """The preprocess stage has no settings of its own: see `data`."""
+
+    makes = "dataset"
+
+
+class Sft(StageSettings):
+    """Own keys of an `sft` section; every other key is an option of TRL's SFTConfig."""
+
+    makes = "model"
+
+    global_batch_size: Positive
+    micro_batch_size: Positive = 8
+    """Most rows a process takes at once; accumulation fills the global batch."""
+
+
+class Rewards(Section):
+    """Weights of the parts of the GRPO reward; a part with weight 0 is logged but does not count."""
+
+    correct_reward: float = 1.0
+    incorrect_reward: float = -1.0
+    """Also for an answer that cannot be parsed; those are counted apart."""
+    reasoning_length_bonus: float = 0.0
+    """For each reasoning step, up to max_bonus_steps. A model can earn it by writing more, true or not."""
+    max_bonus_steps: Count = 10
+    true_steps: float = 0.5
+    """Times the share of reasoning steps, up to the first false one, that the causal engine finds true."""
+
+
+class Guard(Section):
+    """Watches F1 on dev rows during GRPO and keeps the best checkpoint."""
+
+    every_steps: Positive = 20
+    rows: Positive = 256
+    stop_below: Share = 0.5
+    """Stop when dev F1 falls below this share of the F1 that the stage began with; 0 never stops."""
+
+
+class Grpo(StageSettings):
+    """Own keys of a `grpo` section; every other key is an option of TRL's GRPOConfig."""
+
+    makes = "model"
+
+    global_batch_size: Positive
+    """Completions in one optimizer step: prompts times num_generations."""
+    micro_batch_size: Positive = 8
+    num_generations: Annotated[int, Field(ge=2)] = 8
+    rewards: Rewards = Rewards()
+    guard: Guard | None = Guard()
+
+    @model_validator(mode="after")
+    def _groups(self) -> Grpo:
+        if self.global_batch_size % self.num_generations:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} must divide by num_generations {self.num_generations}"
+            )
+        return self
+
+
+class Evaluate(StageSettings):
+    """How models are asked and how their answers are counted."""
+
+    makes = "results"
+
+    max_new_tokens: Positive = 512
+    batch_size: Positive = 32
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """0 is greedy."""
+    bootstrap: Positive = 2000
+    """Resamples of whole premises for the intervals."""
+
+
+KINDS: dict[str, type[StageSettings]] = {"preprocess": Preprocess, "sft": Sft, "grpo": Grpo, "evaluate": Evaluate}
+"""Stage kinds and the own keys of their sections. A kind that makes a model also takes the trainer's options."""
+
+
+class Resources(Section):
+    """What a stage asks of the machine; none of it changes results."""
+
+    time: str = "01:00:00"
+    nodes: Positive = 1
+    gpus: Count = 0
+    """GPUs a node."""
+    cpus: Positive = 2
+    memory: str = "8G"
+    launcher: Literal["none", "torchrun", "accelerate", "deepspeed"] = "none"
+    """How the processes are started; `none` is one process."""
+    processes: Positive | None = None
+    """Processes a node; null: one a GPU, one without GPUs."""
+    deepspeed: str | None = None
+    """DeepSpeed configuration, a file in configs/deepspeed."""
+
+    @field_validator("time")
+    @classmethod
+    def _time(cls, value: str) -> str:
+        if not re.fullmatch(r"(\d+-)?\d{1,2}:\d{2}(:\d{2})?", value):
+            raise ValueError("a time is written HH:MM:SS or D-HH:MM:SS, in quotes or not")
+        return value
+
+    @field_validator("memory")
+    @classmethod
+    def _memory(cls, value: str) -> str:
+        if not re.fullmatch(r"[1-9]\d*[MGT]", value):
+            raise ValueError("memory is written as a number with M, G or T, such as 32G")
+        return value
+
+    @model_validator(mode="after")
+    def _launch(self) -> Resources:
+        if self.launcher == "none" and (self.gpus > 1 or self.nodes > 1 or (self.processes or 1) > 1):
+            raise ValueError(
+                f"launcher none starts one process, but {self.nodes} node(s), {self.gpus} GPU(s) and "
+                f"processes {self.processes} are asked for: use torchrun, accelerate or deepspeed"
+            )
+        if (self.deepspeed is not None) != (self.launcher == "deepspeed"):
+            raise ValueError("launcher deepspeed and the key deepspeed (its configuration file) go together")
+        return self
+
+
+class Tracking(Section):
+    """Where metrics go beside metrics.jsonl."""
+
+    report_to: list[Literal["wandb", "tensorboard"]] = Field(default_factory=list)
+    project: str = "rlcausality"
+
+
+class Health(Section):
+    """What the training health checks do when they find something."""
+
+    stop: bool = False
+    """End the stage when the loss is not finite, gradients are zero or answers go one-sided."""
+    kl_max: Annotated[float, Field(gt=0)] = 1.0
+    one_sided_share: Share = 0.98
+    """Answers with the same word above this share count as one-sided."""
+
+
+class StageEntry(Section):
+    """One stage of the list: `sft`, or `{name: grpo2, kind: grpo}` for a second one of a kind."""
+
+    name: str
+    kind: str
+    needs: list[str] | None = None
+    """Names of the stages whose outputs it reads; null: the one before it in the list."""
+
+
+class Recipe(Section):
+    """A whole recipe. `sections` holds the settings of each stage by name, trainer options included."""
+
+    name: str
+    task: Literal["corr2cause"] = "corr2cause"
+    seed: Count = 42
+    model: Model
+    data: Data = Data()
+    stages: list[StageEntry]
+    sections: dict[str, Tree]
+    resources: dict[str, Resources]
+    tracking: Tracking = Tracking()
+    health: Health = Health()
+
+    def training_stages(self) -> list[str]:
+        """Names of the stages that make a model, in order."""
+        return [entry.name for entry in self.stages if KINDS[entry.kind].makes == "model"]
+
+    def stage(self, name: str) -> StageEntry:
+        """The entry of a stage."""
+        return next(entry for entry in self.stages if entry.name == name)
+
+    def own(self, name: str) -> Any:
+        """Own settings (Sft, Grpo, Evaluate ...) of a stage, without the trainer's options."""
+        model = KINDS[self.stage(name).kind]
+        return model.model_validate({k: v for k, v in self.sections[name].items() if k in model.model_fields})
+
+    def trainer_options(self, name: str) -> Tree:
+        """The trainer's options of a training stage's section, as they go to SFTConfig or GRPOConfig."""
+        return {k: v for k, v in self.sections[name].items() if k not in KINDS[self.stage(name).kind].model_fields}

@@ -1,0 +1,1 @@
+"""Reward functions composed from task scores."""

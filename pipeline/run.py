@@ -1,0 +1,220 @@
+"""RunDir: every path and every record of a run. The only module that joins the paths of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import NeedsMissing, UserError
+from pipeline.load import build_recipe, dump_recipe
+from pipeline.recipe import NAME_PATTERN, Recipe
+from pipeline.records import (
+    Done,
+    cannot_write,
+    lock,
+    manifest,
+    read_done,
+    read_json,
+    write_atomic,
+    write_done,
+    write_json,
+)
+from pipeline.settings import Tree, dump_yaml, parse_yaml, read_text
+
+HOME = Path(__file__).resolve().parent.parent
+"""The project's folder: configs/, slurm/, scripts/."""
+
+
+def now() -> str:
+    """This moment, UTC, to the second, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+class RunDir:
+    """One run: its name and the folder under which it writes (`root`: the project's, or the site's output_root)."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        if not NAME_PATTERN.fullmatch(name):
+            raise UserError(
+                "not a run name", value=name, where="--run-name", do="use letters, digits, . _ - (at most 64)"
+            )
+        self.root = root
+        self.name = name
+
+    @classmethod
+    def of_logs(cls, logs: Path) -> RunDir:
+        """The run whose folder of logs is given, as a job gets it."""
+        logs = logs.resolve()
+        return cls(logs.parent.parent, logs.name)
+
+    # -- paths ------------------------------------------------------------------------------------------------------
+
+    @property
+    def logs(self) -> Path:
+        """Scripts, resolved recipe, attempts and records."""
+        return self.root / "logs" / self.name
+
+    @property
+    def resolved(self) -> Path:
+        """The recipe with all overrides: what the jobs read."""
+        return self.logs / "resolved.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Shell lines of the site (modules, variables) that the job body sources."""
+        return self.logs / "environment.sh"
+
+    @property
+    def results(self) -> Path:
+        """comparison.json, report.html, predictions/."""
+        return self.root / "evaluation_results" / self.name
+
+    @property
+    def comparison(self) -> Path:
+        """The table of results as JSON."""
+        return self.results / "comparison.json"
+
+    @property
+    def report(self) -> Path:
+        """The page of results."""
+        return self.results / "report.html"
+
+    def predictions(self, model: str) -> Path:
+        """Prediction file of one model on the main test set."""
+        return self.results / "predictions" / f"{model}.jsonl"
+
+    @property
+    def slurm_output(self) -> Path:
+        """Folder of Slurm's own output files."""
+        return self.root / "logs"
+
+    def stage(self, stage: str) -> Path:
+        """A stage's folder of logs and records."""
+        return self.logs / stage
+
+    def script(self, stage: str) -> Path:
+        """The sbatch script that is submitted for a stage."""
+        return self.stage(stage) / f"{stage}.slurm"
+
+    def metrics(self, stage: str) -> Path:
+        """JSON lines of a stage's metrics: status, report, guard and planner read them."""
+        return self.stage(stage) / "metrics.jsonl"
+
+    def checkpoints(self, stage: str) -> Path:
+        """Folder of a training stage's checkpoints."""
+        return self.stage(stage) / "checkpoints"
+
+    def model(self, stage: str) -> Path:
+        """Folder of the model that a stage makes; `base` is a scratch model before training."""
+        return self.root / "models" / f"{self.name}_{stage}_model"
+
+    def dataset(self, key: str) -> Path:
+        """A processed data set, keyed by content (the preprocess stage's fingerprint), shared by runs."""
+        return self.root / "data" / "processed" / key
+
+    def cache(self, name: str) -> Path:
+        """A cache folder that any run may use and anybody may delete."""
+        return self.root / "data" / "cache" / name
+
+    # -- records ----------------------------------------------------------------------------------------------------
+
+    def write_resolved(self, recipe: Recipe, extra: Tree) -> None:
+        """Write what the jobs read: the recipe's name, `extra` (facts of the launch) and all settings."""
+        header = "# Written by the launcher; the jobs of this run read this file and nothing else.\n"
+        write_atomic(self.resolved, header + dump_yaml({"recipe": recipe.name, "launch": extra, **dump_recipe(recipe)}))
+
+    def read_resolved(self) -> tuple[Recipe, Tree]:
+        """The recipe of this run and the facts of its launch. Raises NeedsMissing when it was never launched."""
+        if not self.resolved.is_file():
+            raise NeedsMissing("no such run", value=self.name, where=str(self.resolved), do="start it with `run`")
+        tree = parse_yaml(read_text(self.resolved), str(self.resolved))
+        name, extra = tree.pop("recipe"), tree.pop("launch")
+        return build_recipe(name, tree, str(self.resolved)), extra
+
+    def done(self, stage: str) -> Done | None:
+        """A stage's done marker, if there is one."""
+        return read_done(self.stage(stage) / "done.json")
+
+    def mark_done(self, stage: str, fingerprint: str, outputs: list[Path]) -> None:
+        """Write the done marker: last of all, with the manifest of the outputs."""
+        done = Done(fingerprint, now(), manifest(self.root, outputs))
+        write_done(self.stage(stage) / "done.json", done)
+
+    def unmark(self, stage: str) -> None:
+        """Take a done marker away before a stage's outputs are made anew."""
+        (self.stage(stage) / "done.json").unlink(missing_ok=True)
+
+    def state(self, stage: str) -> dict[str, Any]:
+        """What the job body last recorded: state, attempt, started, ended, exit_code, host, pid, job; else {}."""
+        return read_json(self.stage(stage) / "state.json") or {}
+
+    def write_state(self, stage: str, **facts: Any) -> None:
+        """Record the state of a stage; facts not given stay as they are."""
+        write_json(self.stage(stage) / "state.json", {**self.state(stage), **facts, "updated": now()})
+
+    def submission(self, stage: str) -> dict[str, Any]:
+        """What the launcher recorded when it submitted: job, via, fingerprint, submitted; else {}."""
+        return read_json(self.stage(stage) / "submission.json") or {}
+
+    def write_submission(self, stage: str, **facts: Any) -> None:
+        """Record a submission (whole; nothing of an earlier one remains)."""
+        write_json(self.stage(stage) / "submission.json", {**facts, "submitted": now()})
+
+    def new_attempt(self, stage: str) -> int:
+        """Make the folder of the next attempt and point `latest.out` to its first rank; its number, from 1."""
+        folder = self.stage(stage)
+        number = 1 + max((int(p.name.partition("-")[2]) for p in folder.glob("attempt-*")), default=0)
+        try:
+            self.attempt_log(stage, number).parent.mkdir(parents=True)
+            link = folder / f".latest.{os.getpid()}"
+            link.symlink_to(Path(f"attempt-{number}") / "rank0.out")
+            link.replace(folder / "latest.out")
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        return number
+
+    def attempt_log(self, stage: str, attempt: int, rank: int = 0) -> Path:
+        """Output of one rank of one attempt."""
+        return self.stage(stage) / f"attempt-{attempt}" / f"rank{rank}.out"
+
+    def latest_log(self, stage: str) -> Path:
+        """Output of the first rank of the newest attempt."""
+        return self.stage(stage) / "latest.out"
+
+    def log_metrics(self, stage: str, values: dict[str, Any]) -> None:
+        """Append one line of metrics."""
+        path = self.metrics(stage)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": now(), **values}, ensure_ascii=False) + "\n")
+
+    def read_metrics(self, stage: str) -> list[dict[str, Any]]:
+        """All lines of metrics; a torn last line is passed over."""
+        lines = []
+        with contextlib.suppress(FileNotFoundError), self.metrics(stage).open(encoding="utf-8") as file:
+            for line in file:
+                with contextlib.suppress(json.JSONDecodeError):
+                    lines.append(json.loads(line))
+        return lines
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only launcher of this run. Raises UserError when another one is at work."""
+        with lock(self.logs / ".lock", f"pid {os.getpid()} on {os.uname().nodename} since {now()}"):
+            yield
+
+    def own_folders(self, recipe: Recipe | None) -> list[Path]:
+        """What `--fresh` deletes: the logs, models and results of this run; nothing shared with other runs."""
+        names = ["base", *([entry.name for entry in recipe.stages] if recipe else [])]
+        return [p for p in [self.logs, self.results, *map(self.model, names)] if p.exists()]
+
+
+def known_runs(root: Path) -> list[str]:
+    """Names of the runs under a root, newest first."""
+    found = [p.parent for p in (root / "logs").glob("*/resolved.yaml")]
+    return [p.name for p in sorted(found, key=lambda p: (p / "resolved.yaml").stat().st_mtime, reverse=True)]

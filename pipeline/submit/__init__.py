@@ -1,0 +1,1 @@
+"""How stages get to run: plan, sbatch text, Slurm, submitit, local."""

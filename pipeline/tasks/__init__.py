@@ -1,0 +1,1 @@
+"""One file a task: load rows, make prompts and completions, score."""

@@ -1,0 +1,117 @@
+"""Which options the installed TRL trainers know, read from their sources so that torch is never imported."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.settings import nearest
+
+CONFIG_SOURCES = {
+    "sft": ("trl", "trl/trainer/sft_config.py", "SFTConfig"),
+    "grpo": ("trl", "trl/trainer/grpo_config.py", "GRPOConfig"),
+}
+_BASES = {
+    "_BaseConfig": ("trl", "trl/trainer/base_config.py", "_BaseConfig"),
+    "TrainingArguments": ("transformers", "transformers/training_args.py", "TrainingArguments"),
+}
+
+RESERVED = {
+    "per_device_train_batch_size": "micro_batch_size in the same section (global_batch_size stays what it is)",
+    "gradient_accumulation_steps": "global_batch_size in the same section; accumulation follows from the GPUs at hand",
+    "per_device_eval_batch_size": "micro_batch_size in the same section",
+    "generation_batch_size": "global_batch_size in the same section",
+    "output_dir": "--run-name NAME; every stage writes into its run's own folders",
+    "bf16": "model.precision",
+    "fp16": "model.precision",
+    "use_cpu": "nothing: a stage without GPUs runs on the CPU",
+    "deepspeed": "resources.<stage>.launcher: deepspeed",
+    "report_to": "tracking.report_to",
+    "run_name": "--run-name NAME",
+    "seed": "seed at the top of the recipe",
+    "data_seed": "seed at the top of the recipe",
+    "resume_from_checkpoint": "nothing: a stage resumes from its newest complete checkpoint by itself",
+}
+"""Options that the recipe sets elsewhere, with the right place."""
+
+RENAMED = {
+    "max_seq_length": "max_length",
+    "max_prompt_length": "nothing: prompts are never cut",
+    "warmup_ratio": "warmup_steps (a number below 1 is a share of all steps)",
+    "evaluation_strategy": "eval_strategy",
+    "logging_dir": "nothing: logs go to the run's own folder",
+    "group_by_length": "train_sampling_strategy: group_by_length",
+    "num_epochs": "num_train_epochs",
+}
+"""Old names that the seeds and older scripts use, with the new place."""
+
+
+def _source(package: str, path: str) -> Path:
+    try:
+        return Path(str(distribution(package).locate_file(path)))
+    except PackageNotFoundError:
+        raise UserError(
+            "package not installed", value=package, where="this Python", do="pip install -r requirements.txt"
+        ) from None
+
+
+@functools.cache
+def _class_fields(package: str, path: str, name: str) -> dict[str, str]:
+    tree = ast.parse(_source(package, path).read_text(encoding="utf-8"))
+    found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    fields: dict[str, str] = {}
+    for base in found.bases:
+        if isinstance(base, ast.Name) and base.id in _BASES:
+            fields |= _class_fields(*_BASES[base.id])
+    for node in found.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            fields[node.target.id] = ast.unparse(node.annotation)
+    return {name: annotation for name, annotation in fields.items() if not annotation.startswith("ClassVar")}
+
+
+def trainer_options(kind: str) -> dict[str, str]:
+    """Option name -> annotation text of the trainer config of a stage kind ("sft", "grpo")."""
+    return _class_fields(*CONFIG_SOURCES[kind])
+
+
+def _accepts(annotation: str, value: Any) -> bool:
+    """Whether a YAML value may stand for a field with this annotation; unknown annotations accept everything."""
+    words = annotation.replace("Optional[", "None | ").replace("Union[", "").replace("[", " ").replace("]", " ")
+    names = {word.strip(" ,|'\"") for word in words.replace("|", " ").replace(",", " ").split()}
+    if value is None:
+        return "None" in names
+    if isinstance(value, bool):
+        return bool(names & {"bool", "Any"}) or not names & {"int", "float", "str"}
+    if isinstance(value, int):
+        return bool(names & {"int", "float", "Any"}) or not names & {"bool", "str", "dict", "list"}
+    if isinstance(value, float):
+        return bool(names & {"float", "Any"}) or not names & {"int", "bool", "str", "dict", "list"}
+    if isinstance(value, str):
+        return not names or bool(names - {"int", "float", "bool", "None", "list", "dict"})
+    if isinstance(value, list):
+        return "list" in names or "tuple" in names or "Any" in names
+    return "dict" in names or "Any" in names
+
+
+def check_option(kind: str, stage: str, option: str, value: Any, own: list[str], where: str) -> None:
+    """Raise UserError unless the installed trainer knows `option` and takes `value` for it."""
+    dotted = f"{stage}.{option}"
+    if option in RENAMED or option in RESERVED:
+        place = RENAMED.get(option) or RESERVED[option]
+        raise UserError("this option has another place", value=dotted, where=where, do=f"use {place}")
+    options = trainer_options(kind)
+    if option not in options:
+        hint = nearest(option, [*own, *(set(options) - RESERVED.keys())])
+        raise UserError("unknown option", value=dotted, where=f"{where} (trl {_version()})", do=hint)
+    if not _accepts(options[option], value):
+        wanted = options[option]
+        hint = "write the number without quotes" if isinstance(value, str) else f"give a value of type {wanted}"
+        raise UserError(f"{dotted} must be {wanted}, not {type(value).__name__}", value=value, where=where, do=hint)
+
+
+def _version() -> str:
+    return distribution("trl").version
