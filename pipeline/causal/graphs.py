@@ -1,0 +1,104 @@
+"""Graphs on few variables as bit masks, and every DAG up to renaming in the order of the released generator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import combinations, permutations
+
+Graph = tuple[int, ...]
+"""Entry i is a bit mask: bit j set means i -> j; i - j (undirected) sets both bits. Nodes are 0..n-1."""
+
+
+@lru_cache(maxsize=None)
+def bits(mask: int) -> tuple[int, ...]:
+    """Positions of the set bits of `mask`, ascending."""
+    return tuple(i for i in range(mask.bit_length()) if mask >> i & 1)
+
+
+@lru_cache(maxsize=None)
+def pairs(n: int) -> tuple[tuple[int, int], ...]:
+    """All pairs i < j of n nodes in lexicographic order."""
+    return tuple(combinations(range(n), 2))
+
+
+def transpose(graph: Graph) -> Graph:
+    """The graph with every arrow turned round: entry i is the mask of the parents of i."""
+    return tuple(sum(1 << j for j, row in enumerate(graph) if row >> i & 1) for i in range(len(graph)))
+
+
+def skeleton(graph: Graph) -> Graph:
+    """The graph with every edge undirected."""
+    return tuple(row | column for row, column in zip(graph, transpose(graph), strict=True))
+
+
+def from_code(code: int, n: int) -> Graph:
+    """The DAG with edge i -> j for every set bit of `code`; bits follow `pairs(n)`."""
+    rows = [0] * n
+    for bit, (i, j) in enumerate(pairs(n)):
+        rows[i] |= (code >> bit & 1) << j
+    return tuple(rows)
+
+
+def to_code(graph: Graph) -> int:
+    """The inverse of `from_code`, for a graph whose edges all run from the lower to the higher node."""
+    return sum((graph[i] >> j & 1) << bit for bit, (i, j) in enumerate(pairs(len(graph))))
+
+
+def relabel(graph: Graph, labels: Sequence[int]) -> Graph:
+    """The same graph with node i called `labels[i]`."""
+    rows = [0] * len(graph)
+    for i, row in enumerate(graph):
+        rows[labels[i]] = sum(1 << labels[j] for j in bits(row))
+    return tuple(rows)
+
+
+def topological_orders(graph: Graph) -> Iterator[tuple[int, ...]]:
+    """Every order of the nodes in which all edges point forward; none when the graph has a cycle."""
+    parents = transpose(graph)
+
+    def extend(order: tuple[int, ...], placed: int) -> Iterator[tuple[int, ...]]:
+        if len(order) == len(graph):
+            yield order
+        for node, needed in enumerate(parents):
+            if not placed >> node & 1 and needed & ~placed == 0:
+                yield from extend((*order, node), placed | 1 << node)
+
+    return extend((), 0)
+
+
+def along(graph: Graph, order: Sequence[int]) -> Graph:
+    """The graph relabelled so that each node is called by its position in `order`."""
+    labels = [0] * len(graph)
+    for position, node in enumerate(order):
+        labels[node] = position
+    return relabel(graph, labels)
+
+
+@lru_cache(maxsize=None)
+def _unique(n: int) -> tuple[tuple[Graph, ...], tuple[int, ...]]:
+    number: list[int] = [-1] * (1 << len(pairs(n)))
+    found: list[Graph] = []
+    for code in range(len(number)):
+        if number[code] < 0:
+            dag = from_code(code, n)
+            for order in topological_orders(dag):
+                number[to_code(along(dag, order))] = len(found)
+            found.append(dag)
+    return tuple(found), tuple(number)
+
+
+def unique_dags(n: int) -> tuple[Graph, ...]:
+    """One DAG for each class of DAGs equal up to renaming: its smallest upper-triangular code, codes ascending."""
+    return _unique(n)[0]
+
+
+def unique_index(dag: Graph) -> int:
+    """Position in `unique_dags` of the DAG that `dag` is a renaming of. Raises StopIteration for a cyclic graph."""
+    return _unique(len(dag))[1][to_code(along(dag, next(topological_orders(dag))))]
+
+
+def labelled_dags(n: int) -> Iterator[Graph]:
+    """Every DAG on n named nodes once: the unique DAGs in order, each under all renamings in lexicographic order."""
+    for dag in unique_dags(n):
+        yield from dict.fromkeys(relabel(dag, labels) for labels in permutations(range(n)))

@@ -1,0 +1,45 @@
+"""Train, dev and test: sets of equivalence classes up to renaming, so that no premise is a renaming of another set's."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+from pipeline.causal.equivalence import EquivalenceClass, by_form, classes, released_order
+from pipeline.causal.graphs import Graph
+
+Split = Literal["train", "dev", "test"]
+
+
+def released_test_size(n: int) -> int:
+    """How many classes on n variables the released test set draws on, from the sizes of its first edition.
+
+    Each class gave n (n - 1) ordered pairs times six hypotheses; a tenth of the rows, at most 1000, went to test
+    (a half where there were less than 1000 in all, first the rows of test).
+    """
+    rows = n * (n - 1) * 6
+    total = rows * len(classes(n))
+    test = min(1000, total // 10) if total >= 1000 else total // 2
+    return -(-test // rows)
+
+
+@lru_cache(maxsize=None)
+def _split(n: int) -> dict[int, Split]:
+    order = released_order(n)
+    test = max(released_test_size(n), len(order) // 5)
+    dev = test + len(order) // 10
+    return {index: "test" if place < test else "dev" if place < dev else "train" for place, index in enumerate(order)}
+
+
+def split_of(form: Graph) -> Split:
+    """The set that a class belongs to, by its canonical form.
+
+    In the released order the first fifth of the classes on n variables is test, or all that the released test set
+    draws on where that is more; the next tenth is dev (none on two and three variables); the rest is train.
+    """
+    return _split(len(form))[by_form(len(form))[form].index]
+
+
+def classes_of(split: Split, n: int) -> tuple[EquivalenceClass, ...]:
+    """The classes on n variables that belong to a set."""
+    return tuple(each for each in classes(n) if _split(n)[each.index] == split)
