@@ -1,0 +1,96 @@
+"""What comparison.json holds. Light: the launcher reads it too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import UserError
+from pipeline.records import read_json
+
+BASE = "base"
+"""Name of the model before training among the models of a comparison; the others go by their stage's name."""
+
+
+class Numbers(BaseModel):
+    """Base of the records: finite numbers only, immutable; what is not known is passed over."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Interval(Numbers):
+    """A value and its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def covers_zero(self) -> bool:
+        """Whether zero lies inside: then a difference is not distinguishable from none."""
+        return self.low <= 0.0 <= self.high
+
+
+class ModelResult(Numbers):
+    """Metrics of one model, fractions 0..1 of the valid class; the meaning of each: evaluation/metrics.py."""
+
+    f1: Interval
+    precision: float
+    recall: float
+    accuracy: float
+    rows: int
+    unparsable: int
+    accuracy_published_rule: float | None = None
+    valid: int | None = None
+    true_steps: float | None = None
+    """Mean share of a completion's reasoning steps before its first false one."""
+    mean_completion_tokens: float | None = None
+    truncated: int | None = None
+    """Completions that ended at max_new_tokens instead of by themselves."""
+
+
+class BaselineResult(Numbers):
+    """Metrics of one baseline on the same rows."""
+
+    f1: float
+    precision: float
+    recall: float
+    accuracy: float
+
+
+class Comparison(Numbers):
+    """comparison.json: every model and every baseline on the same rows. Top level is the recipe's main test set."""
+
+    run: str
+    recipe: str
+    task: str
+    created: str
+    data: dict[str, Any] = Field(default_factory=dict)
+    models: dict[str, ModelResult]
+    """In order: base, the training stages, then folders evaluated by hand."""
+    baselines: dict[str, BaselineResult] = Field(default_factory=dict)
+    differences: dict[str, Interval] = Field(default_factory=dict)
+    """F1 of the first minus F1 of the second, such as `grpo-sft`."""
+    sets: dict[str, Any] = Field(default_factory=dict)
+    """Further test sets by name, each the same."""
+
+
+def read_comparison(path: Path) -> Comparison | None:
+    """The comparison in a file, or None when there is none. Raises UserError when it has other contents."""
+    value = read_json(path)
+    return None if value is None else parse_comparison(value, str(path))
+
+
+def parse_comparison(value: Any, where: str = "comparison.json") -> Comparison:
+    """A comparison from its JSON value. Raises UserError naming the first field that is wrong."""
+    try:
+        return Comparison.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"not a comparison: {field}: {first['msg']}", value=first["input"] if first["loc"] else None, where=where,
+            do="make it anew: run the evaluate stage",
+        ) from None  # fmt: skip
