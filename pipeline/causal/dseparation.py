@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 from pipeline.causal.graphs import Graph, bits, pairs, transpose
 
@@ -42,7 +42,7 @@ def connected(graph: Graph, x: int, given: int) -> int:
         up, down = grown_up, grown_down
 
 
-@lru_cache(maxsize=None)
+@cache
 def _conditions(n: int, x: int) -> tuple[int, ...]:
     return tuple(mask for mask in range(1 << n) if not mask >> x & 1)
 

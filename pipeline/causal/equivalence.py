@@ -5,15 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import permutations
+from functools import cache, lru_cache
+from itertools import combinations, permutations
 from math import factorial
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.causal.dseparation import Independence, independences
-from pipeline.causal.graphs import Graph, bits, pairs, skeleton, topological_orders, transpose, unique_dags
+from pipeline.causal.graphs import Graph, bits, direct, skeleton, topological_orders, transpose, undirected, unique_dags
 
 Collider = tuple[int, int, int]
 """(x, z, y) with x < y: x -> z <- y where x and y are not adjacent (a v-structure)."""
@@ -24,22 +24,15 @@ def colliders(graph: Graph) -> frozenset[Collider]:
     parents, joined = transpose(graph), skeleton(graph)
     into = [mask & ~graph[z] for z, mask in enumerate(parents)]
     return frozenset(
-        (x, z, y) for z, mask in enumerate(into) for x in bits(mask) for y in bits(mask) if x < y and not joined[x] >> y & 1
+        (x, z, y) for z, mask in enumerate(into) for x, y in combinations(bits(mask), 2) if not joined[x] >> y & 1
     )
 
 
 def close(graph: Graph) -> Graph:
     """Direct every undirected edge whose direction follows from the directed ones (Meek 1995, rules 1 to 3)."""
-    rows = list(graph)
-    changed = True
-    while changed:
-        changed = False
-        for x, y in ((x, y) for x in range(len(rows)) for y in bits(rows[x]) if rows[y] >> x & 1):
-            if _forced(tuple(rows), x, y):
-                rows[y] &= ~(1 << x)
-                changed = True
-                break
-    return tuple(rows)
+    while (edge := next((edge for edge in undirected(graph) if _forced(graph, *edge)), None)) is not None:
+        graph = direct(graph, *edge)
+    return graph
 
 
 def _forced(graph: Graph, x: int, y: int) -> bool:
@@ -51,7 +44,7 @@ def _forced(graph: Graph, x: int, y: int) -> bool:
     if graph[x] & ~parents[x] & into_y:
         return True
     through = bits(graph[x] & parents[x] & into_y)
-    return any(not joined[a] >> b & 1 for a in through for b in through if a < b)
+    return any(not joined[a] >> b & 1 for a, b in combinations(through, 2))
 
 
 def pattern(joined: Graph, v_structures: frozenset[Collider]) -> Graph:
@@ -77,17 +70,15 @@ def members(graph: Graph) -> tuple[Graph, ...]:
 
 def _orientations(graph: Graph) -> Iterator[Graph]:
     """Direct one undirected edge either way, follow what is forced, and go on until none is left."""
-    edge = next(((x, y) for x, y in pairs(len(graph)) if graph[x] >> y & graph[y] >> x & 1), None)
-    if edge is None:
+    edges = undirected(graph)
+    if not edges:
         yield graph
         return
-    for x, y in (edge, edge[::-1]):
-        rows = list(graph)
-        rows[y] &= ~(1 << x)
-        yield from _orientations(close(tuple(rows)))
+    for x, y in (edges[0], edges[0][::-1]):
+        yield from _orientations(close(direct(graph, x, y)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _renamings(n: int) -> npt.NDArray[np.intp]:
     return np.array(list(permutations(range(n))), dtype=np.intp)
 
@@ -137,10 +128,10 @@ class EquivalenceClass:
         return _independences(self.representative)
 
 
-_independences = lru_cache(maxsize=None)(independences)
+_independences = cache(independences)
 
 
-@lru_cache(maxsize=None)
+@cache
 def classes(n: int) -> tuple[EquivalenceClass, ...]:
     """The classes on n variables up to renaming, in the order of the released list."""
     found: dict[Graph, EquivalenceClass] = {}
@@ -152,7 +143,7 @@ def classes(n: int) -> tuple[EquivalenceClass, ...]:
     return tuple(found.values())
 
 
-@lru_cache(maxsize=None)
+@cache
 def by_form(n: int) -> dict[Graph, EquivalenceClass]:
     """The classes on n variables, keyed by canonical form."""
     return {each.form: each for each in classes(n)}

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import islice
+from functools import cache, lru_cache
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.causal.dseparation import Independence
 from pipeline.causal.equivalence import EquivalenceClass
-from pipeline.causal.graphs import pairs
-from pipeline.causal.relations import Hypothesis, Relation, certain
+from pipeline.causal.relations import Hypothesis, Relation, certain, hypotheses
 from pipeline.causal.splits import Split, classes_of
-from pipeline.causal.text import ANSWERS, WORDINGS, join, letters, template, write_hypothesis, write_premise, write_row
+from pipeline.causal.text import WORDINGS, letters, template, write_hypothesis, write_premise, write_row
 from pipeline.errors import UserError
 
 Balance = Literal["natural", "label"]
@@ -42,16 +41,6 @@ class Row:
         return write_row(self.premise, self.hypothesis)
 
 
-def hypotheses(n: int) -> tuple[Hypothesis, ...]:
-    """All hypotheses about n variables: direct and indirect causes both ways, colliders and confounders once."""
-    return tuple(
-        Hypothesis(relation, *pair)
-        for x, y in pairs(n)
-        for relation in Relation
-        for pair in (((x, y), (y, x)) if relation <= Relation.INDIRECT else ((x, y),))
-    )
-
-
 @dataclass(frozen=True)
 class _Table:
     """Every (class, hypothesis) of a split on n variables: entry i is class i // h, hypothesis i % h of h."""
@@ -68,7 +57,7 @@ class _Table:
         return chances
 
 
-@lru_cache(maxsize=None)
+@cache
 def _table(split: Split, n: int) -> _Table:
     chosen, asked = classes_of(split, n), hypotheses(n)
     labels = [certain(each.cpdag)[h.relation, h.x, h.y] for each in chosen for h in asked]
@@ -78,10 +67,11 @@ def _table(split: Split, n: int) -> _Table:
 
 @lru_cache(maxsize=1 << 15)
 def _premise(each: EquivalenceClass, labels: tuple[int, ...]) -> str:
-    renamed = (
-        (*sorted((labels[x], labels[y])), tuple(sorted(labels[z] for z in given))) for x, y, given in each.independences()
-    )
-    return write_premise(sorted(renamed), letters(each.num_variables))  # type: ignore[arg-type]
+    renamed: list[Independence] = []
+    for x, y, given in each.independences():
+        x, y = sorted((labels[x], labels[y]))
+        renamed.append((x, y, tuple(sorted(labels[z] for z in given))))
+    return write_premise(sorted(renamed), letters(each.num_variables))
 
 
 def _row(table: _Table, entry: int, rng: np.random.Generator) -> Row:
@@ -105,43 +95,48 @@ def stream(
     The letters are random, so that their order says nothing of the causes. Raises UserError when the split has no
     row of a wanted label.
     """
+    tables = [table for table in (_table(split, n) for n in num_variables) if table.classes]
     sources: list[list[tuple[_Table, npt.NDArray[np.float64]]]] = []
     for wanted in (None,) if balance == "natural" else (0, 1):
-        tables = [(table, table.chances(wanted)) for table in (_table(split, n) for n in num_variables) if table.classes]
-        sources.append([(table, chances) for table, chances in tables if chances[-1] > 0])
+        chances = [(table, table.chances(wanted)) for table in tables]
+        sources.append([(table, each) for table, each in chances if each[-1] > 0])
         if not sources[-1]:
             raise UserError(
-                f"the {split} set on these numbers of variables has no such row",
-                value=(*num_variables, "any label" if wanted is None else ANSWERS[wanted]), do="use more variables",
+                f"the {split} set has no row of a wanted label on these numbers of variables",
+                value=list(num_variables), do="use more variables, or natural balance",
             )  # fmt: skip
     while True:
         source = sources[int(rng.integers(len(sources)))]
-        table, chances = source[int(rng.integers(len(source)))]
-        yield _row(table, int(np.searchsorted(chances, rng.random() * chances[-1], side="right")), rng)
+        table, each = source[int(rng.integers(len(source)))]
+        yield _row(table, int(np.searchsorted(each, rng.random() * each[-1], side="right")), rng)
 
 
 def sample(
-    split: Split, num_variables: Sequence[int], count: int, seed: int, balance: Balance = "natural", unique: bool = False
+    split: Split, num_variables: Sequence[int], count: int, seed: int, balance: Balance = "natural"
 ) -> list[Row]:
-    """The first `count` rows of a stream; with `unique`, no input text twice, and label balance kept as drawn.
+    """Rows of a stream, no input text twice; with label balance `count // 2` of them are yes.
 
     Raises UserError when the split has too few different rows.
     """
-    rows = stream(split, num_variables, np.random.default_rng(seed), balance)
-    if not unique:
-        return list(islice(rows, count))
-    if count > (there := available(split, num_variables)) // 2:
+    quota = [count, count] if balance == "natural" else [count - count // 2, count // 2]
+    there = available(split, num_variables)
+    if sum(map(min, quota, there)) < count:
         raise UserError(
-            f"{count} different rows asked for, at most half of all can be drawn; {split} has", value=there,
-            where=f"{join([str(n) for n in num_variables])} variables", do="ask for fewer rows or more variables",
+            f"asked for {count} different rows ({balance} balance); no and yes rows that the {split} set has",
+            value=list(there), do="ask for fewer rows or more variables",
         )  # fmt: skip
     found: dict[str, Row] = {}
+    rows = stream(split, num_variables, np.random.default_rng(seed), balance)
     while len(found) < count:
         row = next(rows)
-        found.setdefault(row.input, row)
+        if row.input not in found and quota[row.label]:
+            quota[row.label] -= 1
+            found[row.input] = row
     return list(found.values())
 
 
-def available(split: Split, num_variables: Sequence[int]) -> int:
-    """How many different hypotheses about labelled classes the split has (the wordings of one are counted once)."""
-    return int(sum(_table(split, n).weights.sum() for n in set(num_variables)))
+def available(split: Split, num_variables: Sequence[int]) -> tuple[int, int]:
+    """How many (no, yes) hypotheses about labelled classes a split has; two wordings of one are counted once."""
+    tables = [_table(split, n) for n in sorted(set(num_variables))]
+    yes = sum(int(table.weights[table.labels].sum()) for table in tables)
+    return sum(int(table.weights.sum()) for table in tables) - yes, yes

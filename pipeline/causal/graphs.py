@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache
 from itertools import combinations, permutations
 
 Graph = tuple[int, ...]
 """Entry i is a bit mask: bit j set means i -> j; i - j (undirected) sets both bits. Nodes are 0..n-1."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def bits(mask: int) -> tuple[int, ...]:
     """Positions of the set bits of `mask`, ascending."""
     return tuple(i for i in range(mask.bit_length()) if mask >> i & 1)
 
 
-@lru_cache(maxsize=None)
+@cache
 def pairs(n: int) -> tuple[tuple[int, int], ...]:
     """All pairs i < j of n nodes in lexicographic order."""
     return tuple(combinations(range(n), 2))
@@ -30,6 +30,16 @@ def transpose(graph: Graph) -> Graph:
 def skeleton(graph: Graph) -> Graph:
     """The graph with every edge undirected."""
     return tuple(row | column for row, column in zip(graph, transpose(graph), strict=True))
+
+
+def undirected(graph: Graph) -> tuple[tuple[int, int], ...]:
+    """Every undirected edge, both ways round."""
+    return tuple((i, j) for i, row in enumerate(graph) for j in bits(row) if graph[j] >> i & 1)
+
+
+def direct(graph: Graph, x: int, y: int) -> Graph:
+    """The graph with the edge x - y made x -> y."""
+    return (*graph[:y], graph[y] & ~(1 << x), *graph[y + 1 :])
 
 
 def from_code(code: int, n: int) -> Graph:
@@ -75,7 +85,7 @@ def along(graph: Graph, order: Sequence[int]) -> Graph:
     return relabel(graph, labels)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _unique(n: int) -> tuple[tuple[Graph, ...], tuple[int, ...]]:
     number: list[int] = [-1] * (1 << len(pairs(n)))
     found: list[Graph] = []

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.causal.equivalence import EquivalenceClass, cpdag, members
-from pipeline.causal.graphs import Graph, bits, relabel, transpose, unique_dags, unique_index
+from pipeline.causal.graphs import Graph, bits, pairs, relabel, transpose, unique_dags, unique_index
 
 
 class Relation(IntEnum):
@@ -37,6 +37,16 @@ class Hypothesis:
     y: int
 
 
+def hypotheses(n: int) -> tuple[Hypothesis, ...]:
+    """All hypotheses about n variables: direct and indirect causes both ways, colliders and confounders once."""
+    return tuple(
+        Hypothesis(relation, *pair)
+        for x, y in pairs(n)
+        for relation in Relation
+        for pair in (((x, y), (y, x)) if relation <= Relation.INDIRECT else ((x, y),))
+    )
+
+
 Table = npt.NDArray[np.bool_]
 """Shape (relations, n, n): entry [r, x, y] says whether relation r holds of (x, y)."""
 
@@ -47,7 +57,7 @@ def shape(marks: str) -> Relation | None:
     backward = len(marks) - len(marks.lstrip("<"))
     if forward == len(marks):
         return Relation.DIRECT if forward == 1 else Relation.INDIRECT
-    if 0 < forward and marks[forward:].strip("<") == "":
+    if forward > 0 and marks[forward:].strip("<") == "":
         return Relation.COLLIDER
     if 0 < backward < len(marks) and marks[backward:].strip(">") == "":
         return Relation.CONFOUNDER
@@ -100,7 +110,7 @@ def label(graph: Graph, hypothesis: Hypothesis) -> int:
     return int(certain(graph)[hypothesis.relation, hypothesis.x, hypothesis.y])
 
 
-@lru_cache(maxsize=None)
+@cache
 def _released_certain(each: EquivalenceClass) -> Table:
     n = each.num_variables
     counted = np.ones((len(Relation), n, n), dtype=np.bool_)

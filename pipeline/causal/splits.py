@@ -1,8 +1,8 @@
-"""Train, dev and test: sets of equivalence classes up to renaming, so that no premise is a renaming of another set's."""
+"""Train, dev and test: classes up to renaming, so that no premise is a renaming of one in another set."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Literal
 
 from pipeline.causal.equivalence import EquivalenceClass, by_form, classes, released_order
@@ -23,7 +23,7 @@ def released_test_size(n: int) -> int:
     return -(-test // rows)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _split(n: int) -> dict[int, Split]:
     order = released_order(n)
     test = max(released_test_size(n), len(order) // 5)

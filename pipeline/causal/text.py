@@ -38,6 +38,9 @@ OPENING = (
 _OPENING = re.compile(
     re.escape(OPENING).replace(r"\{n\}", r"(\d+)", 1).replace(r"\{n\}", r"(\d+)").replace(r"\{names\}", r"([^.:]+)")
 )
+_WORDING = "use the released wording"
+_UNCUT = "give the whole premise in the released wording"
+_BETWEEN = re.compile(r", | and ")
 _NAME = r"([^\s,.;:]+)"
 _STATEMENTS = (
     re.compile(rf"{_NAME} correlates with {_NAME}\."),
@@ -77,6 +80,11 @@ def letters(n: int) -> tuple[str, ...]:
 def join(names: Sequence[str]) -> str:
     """`A`, `A and B`, `A, B and C`."""
     return " and ".join(names) if len(names) <= 2 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def split_names(text: str) -> list[str]:
+    """The inverse of `join`."""
+    return _BETWEEN.split(text)
 
 
 def write_premise(independences: Sequence[Independence], names: Sequence[str]) -> str:
@@ -121,15 +129,12 @@ def read_premise(text: str) -> Premise:
     opening = _OPENING.match(text)
     if opening is None:
         raise UserError("a premise begins with `Suppose there is a closed system of`", value=text[:80], do=_WORDING)
-    names = tuple(re.split(r", | and ", opening[2]))
+    names = tuple(split_names(opening[2]))
     if {opening[1], opening[3]} != {str(len(names))} or len(set(names)) < len(names) or len(names) < 2:
-        raise UserError(f"a closed system of {opening[1]} variables lists", value=opening[2], where=text[:60], do=_WORDING)
-    correlations, independences = _read_statements(text[opening.end() :], names)
+        raise UserError(f"a closed system of {opening[1]} variables lists", value=opening[2], do=_WORDING)
+    correlations, independences = _read_statements(text[opening.end() :].strip(), names)
     _agree(correlations, independences, names)
     return Premise(names, frozenset(correlations), tuple(sorted(independences)))
-
-
-_WORDING = "use the released wording"
 
 
 def _read_statements(text: str, names: tuple[str, ...]) -> tuple[set[tuple[int, int]], set[Independence]]:
@@ -139,21 +144,23 @@ def _read_statements(text: str, names: tuple[str, ...]) -> tuple[set[tuple[int, 
         bare = sentence.strip().removeprefix("However, ")
         match = next(filter(None, (pattern.fullmatch(bare) for pattern in _STATEMENTS)), None)
         if match is None:
-            raise UserError("not a whole statement of the released wording", value=bare[:80], do="give the premise uncut")
-        x, y = sorted(_index(name, names, bare) for name in match.groups()[:2])
-        given = tuple(sorted(_index(name, names, bare) for name in re.split(r", | and ", match[3]))) if match.re.groups > 2 else ()
+            raise UserError("not a whole statement of the released wording", value=bare[:80], do=_UNCUT)
+        first, second, *more = match.groups()
+        x, y, *given = (_index(name, names, bare) for name in (first, second, *(split_names(more[0]) if more else ())))
         if len({x, y, *given}) < 2 + len(given):
             raise UserError("a statement names a variable twice", value=bare, do=_WORDING)
+        x, y = sorted((x, y))
         if match.re is _STATEMENTS[0]:
             correlations.add((x, y))
         else:
-            independences.add((x, y, given))
+            independences.add((x, y, tuple(sorted(given))))
     return correlations, independences
 
 
 def _index(name: str, names: tuple[str, ...], where: str) -> int:
     if name not in names:
-        raise UserError("a variable that the premise does not list", value=name, where=where, do=f"name one of {join(names)}")
+        known = join(names)
+        raise UserError("a variable that the premise does not list", value=name, where=where, do=f"name one of {known}")
     return names.index(name)
 
 
@@ -162,9 +169,8 @@ def _agree(correlations: set[tuple[int, int]], independences: set[Independence],
     for x, y in pairs(len(names)):
         if ((x, y) in correlations) == ((x, y, ()) in independences):
             said = "both" if (x, y) in correlations else "neither"
-            raise UserError(
-                f"{names[x]} and {names[y]} are said to be {said} of correlated and independent", do="give the premise uncut"
-            )
+            pair = f"{names[x]} and {names[y]}"
+            raise UserError(f"{pair} are said to be {said} of correlated and independent", do=_UNCUT)
 
 
 def read_hypothesis(text: str, names: tuple[str, ...]) -> Hypothesis:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from pipeline.causal.equivalence import members
-from pipeline.causal.graphs import Graph, pairs
+from pipeline.causal.graphs import Graph, undirected
 from pipeline.causal.relations import Hypothesis, Relation, paths, shape
 
 Path = tuple[int, ...]
@@ -34,7 +34,7 @@ def mark(graph: Graph, a: int, b: int) -> str:
 
 def marks(graph: Graph, path: Path) -> str:
     """The marks along a path."""
-    return "".join(mark(graph, a, b) for a, b in zip(path, path[1:], strict=False))
+    return "".join(mark(graph, a, b) for a, b in pairwise(path))
 
 
 @lru_cache(maxsize=1 << 14)
@@ -59,9 +59,7 @@ def with_arrow(graph: Graph) -> dict[Arrow, int]:
     """For either direction of each undirected edge: the mask of the members that have it."""
     return {
         (a, b): sum(1 << member for member, dag in enumerate(members(graph)) if dag[a] >> b & 1)
-        for pair in pairs(len(graph))
-        if mark(graph, *pair) == "-"
-        for a, b in (pair, pair[::-1])
+        for a, b in undirected(graph)
     }
 
 
