@@ -130,3 +130,10 @@ def sources_hash(module: str) -> str:
     for path in sorted(imported_files(module)):
         digest.update(path.relative_to(HOME).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def dataset_of(recipe: Recipe, run: RunDir) -> Path:
+    """The folder of processed rows that the stages of this run read."""
+    stages = build(recipe, run)
+    name = next(entry.name for entry in recipe.stages if KINDS[entry.kind].makes == "dataset")
+    return run.dataset(stages[name].fingerprint)

@@ -44,12 +44,19 @@ def _mapping_without_repeats(loader: _Loader, node: yaml.MappingNode) -> Tree:
     return {str(key): value for key, value in loader.construct_mapping(node, deep=True).items()}
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes exactly the texts that `_Loader` would read as something else."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - filled below
+
+
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_repeats)
 for _tag, _pattern in {
     "int": r"^[-+]?[0-9]+$",
     "float": r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|nan)$",
 }.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list("-+.0123456789"))
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -85,7 +92,7 @@ def read_yaml(path: Path) -> Tree:
 
 def dump_yaml(tree: Tree) -> str:
     """YAML text of plain values, keys in their order."""
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def merge(base: Tree, change: Tree) -> Tree:

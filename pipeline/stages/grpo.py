@@ -1,0 +1,69 @@
+"""Group relative policy optimization with TRL's GRPOTrainer: rewards from the task's scorer, a guard on dev F1.
+
+python -m pipeline.stages.grpo logs/tiny grpo
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline import dag
+from pipeline.recipe import Grpo, Recipe
+from pipeline.run import RunDir
+from pipeline.training.ranks import redirect_output
+
+
+def main(logs: Path, stage: str) -> None:
+    """Train the stage's model and save the best one by dev F1, tokenizer beside it, into the run's model folder."""
+    redirect_output()
+    from trl import GRPOTrainer
+
+    from pipeline.rewards.corr2cause import Scorer
+    from pipeline.stages.rows import prompt_dataset, read_rows
+    from pipeline.training.arguments import cast_adapters, save_model
+    from pipeline.training.callbacks import HealthCallback, MetricsCallback
+    from pipeline.training.guard import GuardCallback
+    from pipeline.training.models import load_for_training, load_tokenizer, set_end_of_turn, starting_model
+
+    run = RunDir.of_logs(logs)
+    recipe, _ = run.read_resolved()
+    own: Grpo = recipe.own(stage)
+    source = starting_model(recipe, run, stage)
+    tokenizer = load_tokenizer(source)
+    model = load_for_training(source, recipe.model)
+    set_end_of_turn(model, tokenizer)
+    data = dag.dataset_of(recipe, run)
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=Scorer(own.rewards).functions(),
+        args=grpo_arguments(recipe, run, stage),
+        train_dataset=prompt_dataset(data / f"{stage}.jsonl"),
+        processing_class=tokenizer,
+        callbacks=[MetricsCallback(run, stage), HealthCallback(run, stage, recipe.health)],
+    )
+    cast_adapters(trainer.model)
+    guard = None
+    if own.guard is not None:
+        guard = GuardCallback(run, stage, own.guard, trainer, tokenizer, read_rows(data / "dev.jsonl"))
+        trainer.add_callback(guard)
+    trainer.train()
+    if guard is not None:
+        guard.restore_best()
+    save_model(trainer, tokenizer, run.model(stage))
+
+
+def grpo_arguments(recipe: Recipe, run: RunDir, stage: str) -> Any:
+    """GRPOConfig from the recipe: its section's options and what other keys of the recipe decide."""
+    from trl import GRPOConfig
+
+    from pipeline.training.arguments import common_arguments
+
+    own: Grpo = recipe.own(stage)
+    common = common_arguments(recipe, run, stage, own.global_batch_size, own.micro_batch_size)
+    return GRPOConfig(**common, num_generations=own.num_generations, **recipe.trainer_options(stage))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,60 @@
+"""Supervised fine-tuning on worked completions with TRL's SFTTrainer.
+
+python -m pipeline.stages.sft logs/tiny sft
+torchrun --nproc-per-node=2 -m pipeline.stages.sft logs/phi3 sft
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline import dag
+from pipeline.recipe import Recipe, Sft
+from pipeline.run import RunDir
+from pipeline.training.ranks import redirect_output
+
+
+def main(logs: Path, stage: str) -> None:
+    """Train the stage's model and save it, tokenizer beside it, into the run's model folder."""
+    redirect_output()
+    from datasets import load_from_disk
+    from trl import SFTTrainer
+
+    from pipeline.training.arguments import cast_adapters, save_model
+    from pipeline.training.callbacks import HealthCallback, MetricsCallback
+    from pipeline.training.models import load_for_training, load_tokenizer, set_end_of_turn, starting_model
+
+    run = RunDir.of_logs(logs)
+    recipe, _ = run.read_resolved()
+    source = starting_model(recipe, run, stage)
+    tokenizer = load_tokenizer(source)
+    model = load_for_training(source, recipe.model)
+    set_end_of_turn(model, tokenizer)
+    rows = load_from_disk(str(dag.dataset_of(recipe, run) / stage))
+    trainer = SFTTrainer(
+        model=model,
+        args=sft_arguments(recipe, run, stage),
+        train_dataset=rows,
+        processing_class=tokenizer,
+        callbacks=[MetricsCallback(run, stage), HealthCallback(run, stage, recipe.health)],
+    )
+    cast_adapters(trainer.model)
+    trainer.train()
+    save_model(trainer, tokenizer, run.model(stage))
+
+
+def sft_arguments(recipe: Recipe, run: RunDir, stage: str) -> Any:
+    """SFTConfig from the recipe: its section's options and what other keys of the recipe decide."""
+    from trl import SFTConfig
+
+    from pipeline.training.arguments import common_arguments
+
+    own: Sft = recipe.own(stage)
+    options = {"packing": False, "dataset_num_proc": None, **recipe.trainer_options(stage)}
+    return SFTConfig(**common_arguments(recipe, run, stage, own.global_batch_size, own.micro_batch_size), **options)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

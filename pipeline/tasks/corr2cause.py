@@ -1,0 +1,103 @@
+"""Corr2Cause: prompts, worked completions, and the one scorer that serves reward and evaluation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+from pipeline.causal import trace
+from pipeline.causal.text import Parsed, read_row, write_row
+from pipeline.tasks.source import check_source, is_file_source
+
+__all__ = ["PROMPTS", "Score", "Step", "check_source", "is_file_source", "message", "parse_answer", "score", "worked"]
+
+PROMPTS = {
+    "default": (
+        "You are an expert in causal reasoning. Given a premise describing statistical relationships between "
+        "variables, determine if the stated causal hypothesis is consistent with the given information.\n\n"
+        "Premise and Hypothesis:\n{input}\n\nThink step by step and provide your reasoning:"
+    ),
+    "paper": 'Question: {premise}\nCan we deduct the following: {claim}? Just answer "Yes" or "No."\n\nAnswer:',
+}
+"""`default` is seed 000's prompt, `paper` that of Jin et al. 2024 (arXiv 2306.05836) for direct answers."""
+
+Answer = Literal["yes", "no"]
+
+_ANSWERS = [
+    re.compile(r"therefore\s*[:,]?\s*\**\s*(yes|no)\b", re.IGNORECASE),
+    re.compile(r"\\boxed\{\s*(?:\\text\{)?\s*(yes|no)\b", re.IGNORECASE),
+    re.compile(r"answer\s*(?:is|:)?\s*:?\s*[\"'*]*\s*(yes|no)\b", re.IGNORECASE),
+    re.compile(r"^\W*(yes|no)\b\W*$", re.IGNORECASE | re.MULTILINE),
+    re.compile(r"\A\W*(yes|no)\b", re.IGNORECASE),
+]
+"""Where an answer stands, the most explicit form first; of one form the last counts."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One reasoning step of a completion, judged by the causal engine."""
+
+    text: str
+    true: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """Verdict on one completion. `correct` is None only where the reference cannot be graded."""
+
+    correct: bool | None
+    parsed: Answer | None
+    steps: tuple[Step, ...]
+    reason: str
+
+    @property
+    def true_share(self) -> float:
+        """Share of the reasoning steps before the first false one; 0 without steps."""
+        before = next((i for i, step in enumerate(self.steps) if not step.true), len(self.steps))
+        return before / len(self.steps) if self.steps else 0.0
+
+
+def message(premise: str, hypothesis: str, prompt: str) -> str:
+    """The user message for one row in the wording named `prompt`."""
+    text = write_row(premise, hypothesis)
+    return PROMPTS[prompt].format(input=text, premise=premise, claim=hypothesis.rstrip("."))
+
+
+@lru_cache(maxsize=1 << 14)
+def _parsed(premise: str, hypothesis: str) -> Parsed:
+    return read_row(write_row(premise, hypothesis))
+
+
+def worked(premise: str, hypothesis: str, style: trace.Style) -> str:
+    """A completion that reasons to the exact answer (docs/trace.md). Raises UserError when no DAG fits the premise."""
+    return trace.write(_parsed(premise, hypothesis), style)
+
+
+def parse_answer(completion: str) -> Answer | None:
+    """Yes or No as the completion finally states it, or None when it states neither."""
+    text = completion.rpartition("</think>")[2]
+    for pattern in _ANSWERS:
+        found = pattern.findall(text)
+        if found:
+            return "yes" if found[-1].lower() == "yes" else "no"
+    return None
+
+
+def score(completion: str, row: Mapping[str, Any]) -> Score:
+    """Judge a completion against a row with `premise`, `hypothesis` and `label` (0 or 1).
+
+    An answer that cannot be parsed is incorrect. Steps are those that the trace grammar (docs/trace.md) can read.
+    """
+    verdicts = trace.check(completion, _parsed(str(row["premise"]), str(row["hypothesis"])))
+    steps = tuple(Step(verdict.claim, verdict.holds, verdict.reason) for verdict in verdicts)
+    parsed = parse_answer(completion)
+    if row["label"] not in (0, 1):
+        return Score(None, parsed, steps, f"the label is {row['label']!r}, neither 0 nor 1")
+    wanted: Answer = "yes" if row["label"] == 1 else "no"
+    if parsed is None:
+        return Score(False, None, steps, "no answer could be parsed")
+    return Score(parsed == wanted, parsed, steps, f"answered {parsed}, the label says {wanted}")

@@ -1,0 +1,186 @@
+"""Corr2Cause rows for every part of a run: training stages, dev and test, from the generator, a CSV file or the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.causal import generate, relations
+from pipeline.causal.equivalence import class_of, classes
+from pipeline.causal.generate import Row
+from pipeline.causal.solver import solve
+from pipeline.causal.splits import Split, split_of
+from pipeline.causal.text import read_row, template
+from pipeline.errors import UserError
+from pipeline.recipe import Data
+from pipeline.tasks.source import is_file_source, read_csv
+
+DEFAULT_ROWS = {"dev": 500, "test": 1000}
+DEFAULT_TRAINING_ROWS = 10000
+"""Rows of the generator where the recipe names no number; a file or the hub then gives all it has."""
+
+
+@dataclass
+class Parts:
+    """Rows by part (stage names, `dev`, `test`) and what was left out on the way, by reason."""
+
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def leave_out(self, reason: str) -> None:
+        """Count one row that is not used."""
+        self.left_out[reason] = self.left_out.get(reason, 0) + 1
+
+
+def load_rows(data: Data, training: list[str], seed: int) -> Parts:
+    """The rows of every part. No class of the test rows, under any renaming, is in dev; none of either in training.
+
+    Raises UserError for a source that is missing, broken or without a row for some part.
+    """
+    parts = generated(data, training, seed) if data.source == "generated" else from_source(data, training, seed)
+    for name, rows in parts.rows.items():
+        if not rows:
+            raise UserError(
+                f"no rows are left for {name}", value=parts.left_out, where=f"data.source {data.source}",
+                do="give a source with more classes, or change data.min_variables and data.max_variables",
+            )  # fmt: skip
+    return parts
+
+
+def variable_mix(data: Data) -> list[int]:
+    """64 numbers of variables in the proportions in which rows are drawn.
+
+    Weights are the square roots of how many rows the enumeration has: nearly all would have the most variables else.
+    """
+    span = range(data.min_variables, data.max_variables + 1)
+    weights = np.sqrt([len(relations.hypotheses(n)) * sum(each.size for each in classes(n)) for n in span])
+    counts = np.maximum(1, np.round(64 * weights / weights.sum())).astype(int)
+    return [n for n, count in zip(span, counts, strict=True) for _ in range(count)]
+
+
+def generated(data: Data, training: list[str], seed: int) -> Parts:
+    """Rows from the generator; every part has its own stream of random numbers."""
+    names = ["dev", "test", *training]
+    return Parts({name: _generate(data, name, [seed, index]) for index, name in enumerate(names)})
+
+
+def _generate(data: Data, name: str, seed: list[int]) -> list[Row]:
+    split = _split_for(name)
+    default = DEFAULT_ROWS.get(name, DEFAULT_TRAINING_ROWS)
+    count = data.rows.get(name, default) or default
+    numbers = [n for n in variable_mix(data) if any(split_of(each.form) == split for each in classes(n))]
+    balance: generate.Balance = "label" if split == "train" and data.balance else "natural"
+    rows = generate.stream(split, numbers, np.random.default_rng(seed), balance)
+    return list(islice(rows if split == "train" else _distinct(rows), count))
+
+
+def _split_for(name: str) -> Split:
+    """The split that a part draws on: training stages share `train`."""
+    return "dev" if name == "dev" else "test" if name == "test" else "train"
+
+
+def _distinct(rows: Iterable[Row]) -> Iterator[Row]:
+    seen: set[str] = set()
+    for row in rows:
+        if row.input not in seen:
+            seen.add(row.input)
+            yield row
+
+
+def from_source(data: Data, training: list[str], seed: int) -> Parts:
+    """Rows of a CSV file (split here by equivalence class) or of a hub data set (its own test rows stay test)."""
+    parts = Parts()
+    pools: dict[Split, list[Row]] = {"train": [], "dev": [], "test": []}
+    if is_file_source(data.source):
+        for row in _usable(read_csv(Path(data.source)), data, parts):
+            pools[_split_of(row)].append(row)
+    else:
+        for split, name in (("train", "train"), ("dev", "validation"), ("test", "test")):
+            pools[split] = list(_usable(hub_rows(data.source, name), data, parts))  # type: ignore[index]
+    forbidden: set[str] = set()
+    order: tuple[Split, ...] = ("test", "dev", "train")
+    for split in order:
+        kept = [row for row in pools[split] if row.mec not in forbidden]
+        for _ in range(len(pools[split]) - len(kept)):
+            parts.leave_out("premise stands in a held-out set, under some renaming")
+        pools[split] = kept
+        forbidden |= {row.mec for row in kept}
+    rng = np.random.default_rng(seed)
+    for index, name in enumerate(["dev", "test", *training]):
+        parts.rows[name] = _choose(pools[_split_for(name)], data.rows.get(name), data.balance and name in training, rng)
+        if name in DEFAULT_ROWS and not any(row.label for row in parts.rows[name]):
+            parts.rows[name] = _generate(data, name, [seed, index])
+            parts.notes.append(f"the source has no valid row of a {name} class: {name} rows are generated")
+    return parts
+
+
+def hub_rows(source: str, split: str) -> Iterator[tuple[int, str, int]]:
+    """(row, input, label) of one split of a hub data set. Raises UserError when it cannot be had."""
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(source, split=split)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "cannot load the data set", value=source, where=f"data.source ({str(error)[:150]})",
+            do="check the name; without network bring it into the cache first (HF_HOME), or give a CSV file",
+        ) from error  # fmt: skip
+    for index, row in enumerate(rows):
+        yield index, row["input"], row["label"]
+
+
+def _split_of(row: Row) -> Split:
+    return split_of(classes(row.num_variables)[int(row.mec.partition(":")[2])].form)
+
+
+def _usable(rows: Iterable[tuple[int, str, int]], data: Data, parts: Parts) -> Iterator[Row]:
+    """Rows in the range of variables, read and relabelled as the recipe says; others are counted."""
+    for index, text, label in rows:
+        try:
+            row = read(text, label)
+        except UserError as error:
+            raise UserError(f"row {index}: {error.what}", value=error.value, where=data.source, do=error.do) from error
+        if not data.min_variables <= row.num_variables <= data.max_variables:
+            parts.leave_out("number of variables outside the recipe's range")
+        elif row.mec == "":
+            parts.leave_out("no DAG satisfies the premise")
+        elif data.labels == "released":
+            yield replace(row, label=label)
+        else:
+            yield row
+
+
+def read(text: str, label: int) -> Row:
+    """A Row from the released input text, with the exact label; `mec` is empty when no DAG satisfies the premise."""
+    parsed = read_row(text)
+    premise, _, hypothesis = text.strip().removeprefix("Premise:").partition("\nHypothesis:")
+    n = len(parsed.premise.names)
+    row = Row(premise.strip(), hypothesis.strip(), label, n, template(hypothesis.strip()), "")
+    if n > MOST_VARIABLES:
+        return row
+    try:
+        graph = solve(parsed.premise)
+    except UserError:
+        return row
+    return replace(row, label=relations.label(graph, parsed.hypothesis), mec=class_of(graph).name)
+
+
+MOST_VARIABLES = 6
+"""Classes are enumerated up to this many variables."""
+
+
+def _choose(pool: list[Row], count: int | None, balanced: bool, rng: np.random.Generator) -> list[Row]:
+    """A random sample without repeats, half valid where balanced; fewer rows where the pool has not enough."""
+    shuffled = [pool[i] for i in rng.permutation(len(pool))]
+    if not balanced:
+        return shuffled[:count]
+    valid = [row for row in shuffled if row.label == 1]
+    other = [row for row in shuffled if row.label == 0]
+    half = min(len(valid), len(other), len(pool) if count is None else count // 2)
+    chosen = valid[:half] + other[:half]
+    return [chosen[i] for i in rng.permutation(len(chosen))]

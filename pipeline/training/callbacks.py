@@ -1,0 +1,77 @@
+"""Trainer callbacks that every training stage shares: metrics, progress, health."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from transformers import TrainerCallback
+
+from pipeline.errors import StageFailed
+from pipeline.recipe import Health
+from pipeline.run import RunDir
+
+PROGRESS_SECONDS = 10.0
+SHOWN = ("loss", "reward", "kl", "dev_f1", "share_yes", "true_steps", "grad_norm", "learning_rate")
+
+
+class MetricsCallback(TrainerCallback):  # type: ignore[misc]
+    """Writes every log of the trainer to metrics.jsonl and, at most every ten seconds, a progress line to the log."""
+
+    def __init__(self, run: RunDir, stage: str) -> None:
+        self.run, self.stage = run, stage
+        self.started = time.monotonic()
+        self.printed = -PROGRESS_SECONDS
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Record and print what the trainer logs."""
+        if not state.is_world_process_zero or not logs:
+            return
+        values = {key: value for key, value in logs.items() if isinstance(value, int | float) and math.isfinite(value)}
+        self.run.log_metrics(self.stage, {"step": state.global_step, **values})
+        elapsed = time.monotonic() - self.started
+        if elapsed - self.printed >= PROGRESS_SECONDS or state.global_step >= state.max_steps:
+            self.printed = elapsed
+            shown = "  ".join(f"{key} {values[key]:.4g}" for key in SHOWN if key in values)
+            print(f"step {state.global_step}/{state.max_steps}  {elapsed:.0f} s  {shown}", flush=True)
+
+
+class HealthCallback(TrainerCallback):  # type: ignore[misc]
+    """Says when training goes wrong: loss or gradient not finite, no gradient, KL too high, one-sided answers.
+
+    Raises StageFailed instead when the recipe's `health.stop` is true.
+    """
+
+    def __init__(self, run: RunDir, stage: str, health: Health) -> None:
+        self.run, self.stage, self.health = run, stage, health
+        self.told: set[str] = set()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Look at what the trainer logs."""
+        if not state.is_world_process_zero:
+            return
+        for warning in health_warnings(logs or {}, self.health):
+            if self.health.stop:
+                raise StageFailed("training health", value=warning, where=f"{self.stage}, step {state.global_step}",
+                                  do="see docs/cli.md, training health; health.stop: false goes on")  # fmt: skip
+            if warning not in self.told:
+                self.told.add(warning)
+                print(f"warning: training health: {warning} (step {state.global_step})", flush=True)
+                self.run.log_metrics(self.stage, {"step": state.global_step, "health": warning})
+
+
+def health_warnings(logs: dict[str, Any], health: Health) -> list[str]:
+    """What is wrong with one log of a trainer, in words."""
+    warnings = []
+    for key in ("loss", "grad_norm"):
+        if key in logs and not math.isfinite(float(logs[key])):
+            warnings.append(f"{key} is not finite")
+    if float(logs.get("grad_norm", 1.0)) == 0.0:
+        warnings.append("the gradient is zero")
+    if float(logs.get("kl") or 0.0) > health.kl_max:
+        warnings.append(f"KL is above health.kl_max {health.kl_max}")
+    share = logs.get("share_yes")
+    if share is not None and not 1 - health.one_sided_share <= float(share) <= health.one_sided_share:
+        warnings.append("answers are one-sided: nearly all " + ("Yes" if float(share) > 0.5 else "No"))
+    return warnings

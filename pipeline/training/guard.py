@@ -1,0 +1,89 @@
+"""Keeps GRPO from ruining a good model: dev F1 every few steps, the best weights kept, collapse stopped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from pipeline.evaluation.generate import generate
+from pipeline.evaluation.metrics import f1_score
+from pipeline.recipe import Guard
+from pipeline.run import RunDir
+from pipeline.tasks.corr2cause import score
+
+
+class GuardCallback(TrainerCallback):  # type: ignore[misc]
+    """Measures F1 of the valid class on fixed dev rows by greedy decoding; never sees the test rows.
+
+    The weights with the highest dev F1 so far, those the stage began with included, become the stage's output. All
+    processes generate (the model may be sharded) and get the same numbers.
+    """
+
+    def __init__(
+        self, run: RunDir, stage: str, guard: Guard, trainer: Any, tokenizer: Any, rows: list[dict[str, Any]]
+    ) -> None:
+        self.run, self.stage, self.guard = run, stage, guard
+        self.trainer, self.tokenizer, self.rows = trainer, tokenizer, rows[: guard.rows]
+        self.best_f1, self.best_step, self.first_f1 = -1.0, 0, 0.0
+        self.best: dict[str, torch.Tensor] = {}
+        self.measured = -1
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure the model that the stage begins with."""
+        self.first_f1 = self.measure(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure every `every_steps` steps; end training when the model has collapsed."""
+        if state.global_step % self.guard.every_steps:
+            return
+        f1 = self.measure(state)
+        if f1 < self.guard.stop_below * self.first_f1:
+            print(
+                f"warning: dev F1 fell from {self.first_f1:.3f} to {f1:.3f}: training ends, "
+                f"the weights of step {self.best_step} are kept",
+                flush=True,
+            )
+            control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure the last step unless it just was."""
+        if self.measured != state.global_step:
+            self.measure(state)
+
+    def measure(self, state: Any) -> float:
+        """Dev F1 of the weights as they are; keeps a copy of them when it is the highest so far."""
+        self.measured = state.global_step
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        completions = generate(
+            model,
+            self.tokenizer,
+            [row["prompt"] for row in self.rows],
+            max_new_tokens=self.trainer.args.max_completion_length,
+            batch_size=self.trainer.args.per_device_train_batch_size,
+            temperature=0.0,
+            seed=self.trainer.args.seed,
+        )
+        scores = [score(text, row) for text, row in zip(completions, self.rows, strict=True)]
+        f1 = f1_score([one.parsed for one in scores], [row["label"] for row in self.rows])
+        yes = sum(one.parsed == "yes" for one in scores) / len(scores)
+        true = sum(one.true_share for one in scores) / len(scores)
+        if state.is_world_process_zero:
+            values = {"step": state.global_step, "dev_f1": f1, "dev_share_yes": yes, "dev_true_steps": true}
+            self.run.log_metrics(self.stage, values)
+            print(f"step {state.global_step}: dev F1 {f1:.3f}, {yes:.0%} yes, {true:.0%} true steps", flush=True)
+        if f1 > self.best_f1:
+            self.best_f1, self.best_step = f1, state.global_step
+            self.best = {n: p.detach().to("cpu", copy=True) for n, p in model.named_parameters() if p.requires_grad}
+        return f1
+
+    def restore_best(self) -> None:
+        """Put the best weights back, so that they are what is saved."""
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name in self.best:
+                    parameter.copy_(self.best[name])
+        self.run.log_metrics(self.stage, {"best_step": self.best_step, "best_dev_f1": self.best_f1})
+        print(f"kept the weights of step {self.best_step}, dev F1 {self.best_f1:.3f}", flush=True)

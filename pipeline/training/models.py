@@ -1,0 +1,165 @@
+"""Loading models and tokenizers: precision, 4-bit quantization, LoRA adapters, the token that ends an answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.recipe import Model, Recipe
+from pipeline.run import RunDir
+
+PROBE = "ZZPROBEZZ"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def base_source(recipe: Recipe, run: RunDir) -> str:
+    """Where the base model is: the scratch model that preprocess made, or a hub id or folder."""
+    return str(run.model("base")) if recipe.model.scratch else str(recipe.model.base)
+
+
+def starting_model(recipe: Recipe, run: RunDir, stage: str) -> str:
+    """The model that a training stage starts from: that of the training stage before it, else the base model."""
+    before = recipe.training_stages()
+    before = before[: before.index(stage)] if stage in before else before
+    return str(run.model(before[-1])) if before else base_source(recipe, run)
+
+
+def load_tokenizer(source: str | Path, revision: str | None = None) -> Any:
+    """The tokenizer of a model folder or hub id, padding on the left. Raises UserError without a chat template."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(source), revision=revision)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if not tokenizer.chat_template:
+        raise UserError(
+            "the tokenizer has no chat template", value=str(source), where="model.base",
+            do="use an instruct model, or add a chat_template to its tokenizer",
+        )  # fmt: skip
+    return tokenizer
+
+
+def render_prompt(tokenizer: Any, text: str) -> str:
+    """A user message through the model's own chat template, up to where its answer begins."""
+    messages = [{"role": "user", "content": text}]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def end_of_turn(tokenizer: Any) -> int:
+    """Id of the token that the chat template puts after an answer: what the model must learn to end with."""
+    messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": PROBE}]
+    tail = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(PROBE)[2]
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
+    return int(next((token for token in ids if token in special), tokenizer.eos_token_id))
+
+
+def torch_dtype(model: Model) -> Any:
+    """The torch dtype of `model.precision`."""
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[model.precision]
+
+
+def quantization_config(model: Model) -> Any:
+    """BitsAndBytesConfig for NF4 with double quantization, or None."""
+    if model.quantization == "none":
+        return None
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch_dtype(model),
+    )
+
+
+def _load_base(source: str, model: Model) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    loaded = AutoModelForCausalLM.from_pretrained(
+        source,
+        revision=model.revision if source == model.base else None,
+        dtype=torch_dtype(model),
+        attn_implementation=model.attention,
+        quantization_config=quantization_config(model),
+        device_map=_device_map(model),
+    )
+    return loaded
+
+
+def _device_map(model: Model) -> dict[str, int] | None:
+    """Quantized weights must be loaded onto the process's own GPU; others are moved by the trainer."""
+    import torch
+
+    if model.quantization == "none" or not torch.cuda.is_available():
+        return None
+    return {"": torch.cuda.current_device()}
+
+
+def adapter_base(folder: Path) -> str | None:
+    """The base model that an adapter folder names, or None for a whole model."""
+    path = folder / ADAPTER_CONFIG
+    return str(json.loads(path.read_text())["base_model_name_or_path"]) if path.is_file() else None
+
+
+def load_for_training(source: str, model: Model) -> Any:
+    """A model to train: whole, or with a LoRA adapter (a new one, or the one that `source` holds).
+
+    Adapter weights of a quantized model are float32, so that a resumed run is exact. Raises UserError when no
+    module matches `model.lora.target_modules`.
+    """
+    base = adapter_base(Path(source))
+    loaded = _load_base(base or source, model)
+    if model.lora is None and base is None:
+        return loaded
+    import peft
+
+    if base is not None:
+        return peft.PeftModel.from_pretrained(loaded, source, is_trainable=True, autocast_adapter_dtype=True)
+    assert model.lora is not None
+    config = peft.LoraConfig(
+        r=model.lora.r,
+        lora_alpha=model.lora.alpha,
+        lora_dropout=model.lora.dropout,
+        target_modules=model.lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return peft.get_peft_model(loaded, config, autocast_adapter_dtype=True)
+    except ValueError as error:
+        raise UserError(
+            "LoRA matches no module of this model", value=model.lora.target_modules, where="model.lora.target_modules",
+            do=f"use all-linear, or names from the model ({str(error)[:120]})",
+        ) from error  # fmt: skip
+
+
+def load_for_inference(source: str | Path, model: Model) -> tuple[Any, Any]:
+    """(model, tokenizer) ready to generate, in eval mode, on the GPU where there is one.
+
+    `source` is a hub id, a model folder or an adapter folder (its base is loaded below it).
+    """
+    import torch
+
+    base = adapter_base(Path(source))
+    loaded = _load_base(base or str(source), model)
+    if base is not None:
+        import peft
+
+        loaded = peft.PeftModel.from_pretrained(loaded, str(source))
+    tokenizer = load_tokenizer(source, model.revision if str(source) == model.base else None)
+    set_end_of_turn(loaded, tokenizer)
+    if torch.cuda.is_available() and model.quantization == "none":
+        loaded = loaded.to("cuda")
+    return loaded.eval(), tokenizer
+
+
+def set_end_of_turn(model: Any, tokenizer: Any) -> None:
+    """Let generation end at the template's end of turn as well as at the tokenizer's end of text."""
+    config = model.generation_config
+    config.eos_token_id = sorted({end_of_turn(tokenizer), int(tokenizer.eos_token_id)})
+    config.pad_token_id = tokenizer.pad_token_id

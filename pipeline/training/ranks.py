@@ -1,0 +1,29 @@
+"""What a process of a stage needs to know of the others."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def rank() -> int:
+    """Global rank of this process, 0 when it is alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Number of processes of this stage."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def redirect_output() -> None:
+    """Send the output of every rank but the first to its own file of the attempt's folder (RLC_ATTEMPT_DIR)."""
+    folder = os.environ.get("RLC_ATTEMPT_DIR")
+    if rank() == 0 or not folder:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with (Path(folder) / f"rank{rank()}.out").open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
