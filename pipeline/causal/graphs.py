@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import combinations, permutations
 
 Graph = tuple[int, ...]
@@ -22,9 +22,14 @@ def pairs(n: int) -> tuple[tuple[int, int], ...]:
     return tuple(combinations(range(n), 2))
 
 
+@lru_cache(maxsize=1 << 14)
 def transpose(graph: Graph) -> Graph:
     """The graph with every arrow turned round: entry i is the mask of the parents of i."""
-    return tuple(sum(1 << j for j, row in enumerate(graph) if row >> i & 1) for i in range(len(graph)))
+    columns = [0] * len(graph)
+    for i, row in enumerate(graph):
+        for j in bits(row):
+            columns[j] |= 1 << i
+    return tuple(columns)
 
 
 def skeleton(graph: Graph) -> Graph:

@@ -50,6 +50,14 @@ def known(premise: Premise) -> Known:
     )
 
 
+@lru_cache(maxsize=1 << 14)
+def _split_path(text: str) -> tuple[tuple[str, ...], str]:
+    """Names and marks of a path; no names when it is none, or passes a variable twice."""
+    words = text.split(" ")
+    names = tuple(words[::2])
+    return (names, "".join(words[1::2])) if _PATH.fullmatch(text) and len(set(names)) == len(names) else ((), "")
+
+
 @dataclass
 class Judge:
     """Judges the statements of one section in turn, and then the section; every reason is `` when all is well."""
@@ -88,11 +96,10 @@ class Judge:
         return settles(self.known.graph, self.hypothesis, Witness(tuple(self.paths), tuple(self.arrows)))
 
     def _read_path(self, text: str) -> tuple[Path, str] | None:
-        words = text.split(" ")
-        names = words[::2]
-        if not _PATH.fullmatch(text) or not self.known.places.keys() >= set(names) or len(set(names)) < len(names):
+        names, arrows = _split_path(text)
+        if not names or any(name not in self.known.places for name in names):
             return None
-        return tuple(self.known.places[name] for name in names), "".join(words[1::2])
+        return tuple(self.known.places[name] for name in names), arrows
 
     def _say(self, key: tuple[int, ...]) -> str:
         if key in self.said:

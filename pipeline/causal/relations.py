@@ -11,7 +11,7 @@ from itertools import permutations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.causal.equivalence import EquivalenceClass, cpdag, members
+from pipeline.causal.equivalence import EquivalenceClass, members
 from pipeline.causal.graphs import Graph, bits, pairs, relabel, transpose, unique_dags, unique_index
 
 
@@ -114,7 +114,7 @@ def label(graph: Graph, hypothesis: Hypothesis) -> int:
 def _released_certain(each: EquivalenceClass) -> Table:
     n = each.num_variables
     counted = np.ones((len(Relation), n, n), dtype=np.bool_)
-    for dag in members(cpdag(each.representative)):
+    for dag in members(each.cpdag):
         unique = unique_dags(n)[unique_index(dag)]
         order = next(order for order in permutations(range(n)) if relabel(unique, order) == dag)
         counted &= _table(unique, released=True)[:, order][:, :, order]

@@ -10,7 +10,6 @@ from pipeline.causal import witness
 from pipeline.causal.equivalence import colliders
 from pipeline.causal.graphs import Graph, pairs
 from pipeline.causal.judge import Judge, known
-from pipeline.causal.relations import Hypothesis, label
 from pipeline.causal.solver import separating_sets, solve
 from pipeline.causal.text import ANSWERS, Parsed, Premise, join
 
@@ -44,14 +43,15 @@ class Verdict:
 def write(row: Parsed, style: Style = "full") -> str:
     """The trace of a row, on one line. Raises UserError when no DAG satisfies the premise."""
     graph, names = solve(row.premise), row.premise.names
-    answer = f"Therefore: {ANSWERS[label(graph, row.hypothesis)]}"
+    found = witness.find(graph, row.hypothesis)
+    answer = f"Therefore: {'Yes' if witness.settles(graph, row.hypothesis, found) else 'No'}"
     if style == "answer":
         return answer
     sections = (
         _skeleton(graph, row.premise, style),
         [_path(graph, each, names) for each in sorted(colliders(graph))],
         [_path(graph, pair, names) for pair in pairs(len(graph)) if witness.mark(graph, *pair) in _SHOWN[style]],
-        _check_section(graph, row.hypothesis, names),
+        _check_section(graph, found, names),
     )
     lines = (f"{head}: {'; '.join(each or ['none'])};" for head, each in zip(HEADS, sections, strict=False))
     return " ".join((*lines, answer))
@@ -75,11 +75,9 @@ def _path(graph: Graph, path: witness.Path, names: tuple[str, ...]) -> str:
     return names[path[0]] + "".join(f" {mark} {names[node]}" for mark, node in steps)
 
 
-def _check_section(graph: Graph, hypothesis: Hypothesis, names: tuple[str, ...]) -> list[str]:
-    found = witness.find(graph, hypothesis)
-    return [_path(graph, path, names) for path in found.paths] + [
-        f"unless {names[a]} > {names[b]}" for a, b in found.arrows
-    ]
+def _check_section(graph: Graph, found: witness.Witness, names: tuple[str, ...]) -> list[str]:
+    undone = [f"unless {names[a]} > {names[b]}" for a, b in found.arrows]
+    return [_path(graph, path, names) for path in found.paths] + undone
 
 
 def read(text: str) -> tuple[Claim, ...]:

@@ -1,0 +1,91 @@
+"""Relations and labels: by definition, and the released ones against the released file."""
+
+from __future__ import annotations
+
+import csv
+from itertools import pairwise
+from pathlib import Path
+
+import networkx as nx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.causal.equivalence import classes, cpdag, members
+from pipeline.causal.graphs import Graph, bits, from_code, labelled_dags, relabel, skeleton
+from pipeline.causal.relations import Hypothesis, Relation, certain, hypotheses, label, released_label, table
+from pipeline.causal.text import letters, read_row, template, write_premise
+
+RELEASED = Path(__file__).parent.parent.parent / "shared/data/corr2cause/train_head_2500.csv"
+
+
+def by_definition(dag: Graph, asked: Hypothesis) -> bool:
+    """The relation from the definition, over all simple paths that networkx finds in the skeleton."""
+    graph = nx.Graph((i, j) for i, row in enumerate(skeleton(dag)) for j in bits(row))
+    if asked.x not in graph or asked.y not in graph:
+        return False
+    for path in nx.all_simple_paths(graph, asked.x, asked.y):
+        forward = [bool(dag[a] >> b & 1) for a, b in pairwise(path)]
+        turns = [i for i in range(1, len(forward)) if forward[i] != forward[i - 1]]
+        shown = {
+            Relation.DIRECT: forward == [True],
+            Relation.INDIRECT: all(forward) and len(forward) > 1,
+            Relation.COLLIDER: len(turns) == 1 and forward[0],
+            Relation.CONFOUNDER: len(turns) == 1 and not forward[0],
+        }
+        if shown[asked.relation]:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_relations_follow_the_definition(n: int) -> None:
+    for dag in labelled_dags(n):
+        found = table(dag)
+        for asked in hypotheses(n):
+            assert found[asked.relation, asked.x, asked.y] == by_definition(dag, asked)
+        assert (found[2:] == found[2:].transpose(0, 2, 1)).all()
+
+
+@pytest.mark.parametrize("index", range(0, 142, 7))
+def test_a_label_is_one_when_every_member_shows_the_relation(index: int) -> None:
+    each = classes(5)[index]
+    for asked in hypotheses(5):
+        assert label(each.cpdag, asked) == all(by_definition(dag, asked) for dag in members(each.cpdag))
+
+
+@settings(deadline=None)
+@given(code=st.integers(0, 2**10 - 1), order=st.permutations(range(5)))
+def test_labels_follow_the_names(code: int, order: list[int]) -> None:
+    graph = cpdag(from_code(code, 5))
+    renamed = certain(relabel(graph, order))
+    assert (renamed[:, order][:, :, order] == certain(graph)).all()
+
+
+def test_a_cause_may_be_certain_along_different_paths() -> None:
+    graph = cpdag((0b0010, 0b1000, 0b1001, 0))
+    assert label(graph, Hypothesis(Relation.INDIRECT, 0, 3)) == 1
+    assert label(graph, Hypothesis(Relation.DIRECT, 0, 1)) == 0
+
+
+@pytest.mark.parametrize(("n", "rows", "positive"), [(2, 12, 0), (3, 90, 3), (4, 720, 54), (5, 8520, 1104)])
+def test_released_labels_have_the_published_balance(n: int, rows: int, positive: int) -> None:
+    labels = [released_label(each, asked) for each in classes(n) for asked in hypotheses(n)]
+    assert (len(labels), sum(labels)) == (rows, positive)
+
+
+@pytest.mark.skipif(not RELEASED.is_file(), reason=f"no released rows at {RELEASED}")
+def test_released_rows_come_out_label_for_label() -> None:
+    by_premise = {write_premise(each.independences(), letters(n)): each for n in (4, 5) for each in classes(n)}
+    different = 0
+    with RELEASED.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2500
+    for row in rows:
+        premise, hypothesis = row["input"].removeprefix("Premise: ").split("\nHypothesis: ")
+        each, parsed = by_premise[premise], read_row(row["input"])
+        assert parsed.premise.independences == each.independences()
+        assert released_label(each, parsed.hypothesis) == int(row["label"])
+        assert (template(hypothesis), str(each.num_variables)) == (row["template"], row["num_variables"])
+        different += label(each.cpdag, parsed.hypothesis) != int(row["label"])
+    assert different == 39
