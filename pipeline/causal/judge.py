@@ -12,7 +12,7 @@ from pipeline.causal.graphs import Graph, pairs
 from pipeline.causal.relations import Hypothesis, Relation
 from pipeline.causal.solver import solve
 from pipeline.causal.text import Premise, split_names
-from pipeline.causal.witness import Arrow, Path, Witness, mark, marks, settles, showing, with_arrow
+from pipeline.causal.witness import Arrow, Path, Witness, mark, marks, settles, short_paths, showing, with_arrow
 
 _PATH = re.compile(r"[^\s,;]+(?: [<>-] [^\s,;]+)+")
 _SEPARATED = re.compile(r"([^\s,;]+), ([^\s,;]+) given ([^;]+)")
@@ -78,18 +78,25 @@ class Judge:
             return _FORM
         if unless:
             return self._unless(*path)
-        judge = {"Skeleton": self._adjacent, "Colliders": self._collider, "Edges": self._edge, "Check": self._shows}[
-            head
-        ]
-        return judge(*path)
+        judges = {
+            "Skeleton": self._adjacent,
+            "Colliders": self._collider,
+            "Edges": self._edge,
+            "Paths": self._between,
+            "Check": self._shows,
+        }
+        return judges[head](*path)
 
     def whole(self, head: str) -> str:
         """Why the section, whose statements are all true, does not say all that it must."""
         if head == "Check":
             return "" if self.outcome() is not None else "it does not settle the hypothesis"
         facts = self.known
-        needed = {"Skeleton": facts.adjacent, "Colliders": facts.colliders, "Edges": facts.directed}[head]
-        return "" if needed <= self.said else "not all of them are said"
+        if head == "Paths":
+            needed = {tuple(sorted(path)) for path in short_paths(facts.graph, self.hypothesis)}
+            return "" if needed <= {tuple(sorted(path)) for path in self.said} else "not all short paths are said"
+        listed = {"Skeleton": facts.adjacent, "Colliders": facts.colliders, "Edges": facts.directed}[head]
+        return "" if listed <= self.said else "not all of them are said"
 
     def outcome(self) -> int | None:
         """What a check section of true statements settles the hypothesis to be; None when it does not."""
@@ -141,15 +148,22 @@ class Judge:
         self.arrows.append((path[0], path[1]))
         return self._say(path)
 
-    def _shows(self, path: Path, arrows: str) -> str:
+    def _between(self, path: Path, arrows: str) -> str:
         asked = self.hypothesis
         if marks(self.known.graph, path) != arrows:
             return "the edges do not stand so"
         if {path[0], path[-1]} != {asked.x, asked.y}:
             return "not a path between the variables of the hypothesis"
+        return self._say(path if path[0] == asked.x else path[::-1])
+
+    def _shows(self, path: Path, arrows: str) -> str:
+        asked = self.hypothesis
+        reason = self._between(path, arrows)
+        if reason:
+            return reason
         path = path if path[0] == asked.x else path[::-1]
         direct = asked.relation is Relation.DIRECT
         if len(path) > 2 if direct else path not in showing(self.known.graph, asked):
             return "the hypothesis does not hold along this path in any DAG that fits the premise"
         self.paths.append(path)
-        return self._say(path)
+        return ""

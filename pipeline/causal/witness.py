@@ -79,7 +79,7 @@ def union(masks: tuple[int, ...]) -> int:
 def find(graph: Graph, hypothesis: Hypothesis) -> Witness:
     """The witness with the fewest and shortest paths or fewest arrows, then first in the order of the letters."""
     if hypothesis.relation is Relation.DIRECT:
-        edge = (min(hypothesis.x, hypothesis.y), max(hypothesis.x, hypothesis.y))
+        edge = (hypothesis.x, hypothesis.y)
         return Witness((edge,) if mark(graph, *edge) else ())
     shown = showing(graph, hypothesis)
     everywhere = every_member(graph)
@@ -88,6 +88,13 @@ def find(graph: Graph, hypothesis: Hypothesis) -> Witness:
         chosen = (each for size in range(1, len(shown) + 1) for each in combinations(ordered, size))
         return Witness(next(each for each in chosen if union(tuple(shown[path] for path in each)) == everywhere))
     return Witness(tuple(ordered[:1]), _undoing(graph, shown, ordered[0]) if shown else ())
+
+
+def short_paths(graph: Graph, hypothesis: Hypothesis) -> list[Path]:
+    """The paths of one or two edges between the variables of the hypothesis, from its first; the edge comes first."""
+    x, y = hypothesis.x, hypothesis.y
+    between = [z for z in range(len(graph)) if z not in (x, y) and mark(graph, x, z) and mark(graph, z, y)]
+    return [*([(x, y)] if mark(graph, x, y) else []), *((x, z, y) for z in between)]
 
 
 def _undoing(graph: Graph, shown: dict[Path, int], path: Path) -> tuple[Arrow, ...]:

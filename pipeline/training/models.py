@@ -28,9 +28,11 @@ def starting_model(recipe: Recipe, run: RunDir, stage: str) -> str:
 
 def load_tokenizer(source: str | Path, revision: str | None = None) -> Any:
     """The tokenizer of a model folder or hub id, padding on the left. Raises UserError without a chat template."""
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    tokenizer = AutoTokenizer.from_pretrained(str(source), revision=revision)
+    # AutoTokenizer gives every qwen2 or phi3 folder that family's own splitting rules, whatever tokenizer.json says.
+    loader = PreTrainedTokenizerFast if _has_own_tokenizer(Path(source)) else AutoTokenizer
+    tokenizer = loader.from_pretrained(str(source), revision=revision)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -40,6 +42,12 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> Any:
             do="use an instruct model, or add a chat_template to its tokenizer",
         )  # fmt: skip
     return tokenizer
+
+
+def _has_own_tokenizer(folder: Path) -> bool:
+    """Whether a folder's tokenizer is wholly described by its tokenizer.json: one trained on the spot."""
+    config = folder / "tokenizer_config.json"
+    return config.is_file() and json.loads(config.read_text()).get("tokenizer_class") == "TokenizersBackend"
 
 
 def render_prompt(tokenizer: Any, text: str) -> str:

@@ -15,7 +15,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-SPLITS = {"statement": r"[^.;:\n]*[.;:]|\n+|[^.;:\n]+", "word": r" ?[^\s]+|\s+"}
+SPLITS = {"statement": r" However,|[^.;:\n]*[.;:]|\n+|[^.;:\n]+", "word": r" ?[^\s]+|\s+"}
 """What one pre-token may span: byte-pair merges never cross its end."""
 
 

@@ -1,0 +1,180 @@
+"""What the job body does: verify needs, start the stage's processes, record how they end, mark the stage done.
+
+    python -m pipeline.training.launch RUN_LOGS STAGE
+
+Runs under Slurm, submitit and locally alike; imports no torch. Exit codes: 0 done, 1 the stage failed, 2 the user's to
+fix, 3 needs missing, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import dag
+from pipeline.dag import Stage
+from pipeline.errors import NeedsMissing, PipelineError
+from pipeline.recipe import Resources
+from pipeline.records import first_difference
+from pipeline.run import HOME, RunDir, now
+
+STOPPED = 130
+
+
+def gpus_at_hand() -> int:
+    """GPUs that this job was given, or that this machine has."""
+    given = os.environ.get("SLURM_GPUS_ON_NODE", "")
+    if given.isdigit():
+        return int(given)
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return len([word for word in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if word.strip()])
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return listed.stdout.count("GPU ") if listed.returncode == 0 else 0
+
+
+def processes(resources: Resources, gpus: int) -> int:
+    """How many processes a stage has on one node."""
+    if resources.launcher == "none":
+        return 1
+    return resources.processes or max(1, min(gpus, resources.gpus) or gpus)
+
+
+def launch_command(stage: Stage, logs: Path, resources: Resources, count: int) -> list[str]:
+    """The command line that starts a stage's processes with the launcher of its resources."""
+    work = [stage.module, str(logs), stage.name]
+    match resources.launcher:
+        case "torchrun":
+            starter = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"]
+        case "accelerate":
+            several = ["--multi_gpu"] if count > 1 else []
+            starter = ["-m", "accelerate.commands.launch", *several, f"--num_processes={count}", "--num_machines=1"]
+            starter += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "-m"]
+        case "deepspeed":
+            starter = ["-m", "deepspeed.launcher.runner", f"--num_gpus={count}", "--no_local_rank", "--module"]
+        case _:
+            starter = ["-m"]
+    return [sys.executable, *starter, *work]
+
+
+def process_environment(count: int, attempt_folder: Path) -> dict[str, str]:
+    """The environment of a stage's processes: threads shared out, output not held back."""
+    cpus = int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
+    cpus = min(cpus, len(os.sched_getaffinity(0)))
+    defaults = {"OMP_NUM_THREADS": str(max(1, cpus // count)), "OMP_WAIT_POLICY": "PASSIVE"}
+    paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
+    always = {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+        "RLC_ATTEMPT_DIR": str(attempt_folder),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    return {**defaults, **os.environ, **always}
+
+
+def verify_needs(run: RunDir, stages: dict[str, Stage], name: str) -> None:
+    """Check the markers and the outputs of all that a stage needs. Raises NeedsMissing with what is not there."""
+    for need in dag.ancestors(stages, name):
+        done = run.done(need)
+        if done is None:
+            raise NeedsMissing(f"{name} needs {need}, which is not done", where=str(run.stage(need)), do=f"run {need}")
+        if done.fingerprint != stages[need].fingerprint:
+            raise NeedsMissing(
+                f"{name} needs {need} as the recipe is now, but it was done with other settings or code",
+                where=str(run.stage(need)), do=f"run {need} again (--replace), or choose a new --run-name",
+            )  # fmt: skip
+        difference = first_difference(run.root, done.outputs, thorough=True)
+        if difference:
+            raise NeedsMissing(f"{name} needs {need}: {difference}", where=str(run.root), do=f"run {need} again")
+
+
+def execute(run: RunDir, name: str) -> int:
+    """Run one stage to its end; the exit code of the job."""
+    recipe, _ = run.read_resolved()
+    stages = dag.build(recipe, run)
+    stage = stages[name]
+    done = run.done(name)
+    if done and done.fingerprint == stage.fingerprint and not first_difference(run.root, done.outputs, thorough=True):
+        print(f"{name} is done already", flush=True)
+        return 0
+    attempt = run.new_attempt(name)
+    log = run.attempt_log(name, attempt)
+    facts: dict[str, Any] = {"attempt": attempt, "host": os.uname().nodename, "pid": os.getpid(), "reason": ""}
+    facts |= {"job": os.environ.get("SLURM_JOB_ID", ""), "started": now(), "ended": None, "exit_code": None}
+    run.write_state(name, state="running", **facts)
+    print(f"stage {name} of run {run.name}, attempt {attempt}, log {log}", flush=True)
+    code, reason = 1, ""
+    try:
+        verify_needs(run, stages, name)
+        run.unmark(name)
+        count = processes(recipe.resources[name], gpus_at_hand())
+        command = launch_command(stage, run.logs, recipe.resources[name], count)
+        code, reason = Child(log).run(command, process_environment(count, log.parent))
+        if code == 0:
+            run.mark_done(name, stage.fingerprint, list(stage.outputs))
+    except PipelineError as error:
+        code, reason = error.exit_code, str(error)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    finally:
+        state = {0: "done", STOPPED: "interrupted"}.get(code, "failed")
+        run.write_state(name, state=state, ended=now(), exit_code=code, reason=reason)
+    return code
+
+
+class Child:
+    """The stage's processes: their output goes to the log and on to ours, a stop signal goes to all of them."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self.stopped_by = ""
+        self.last_line = b""
+
+    def run(self, command: Sequence[str], environment: dict[str, str]) -> tuple[int, str]:
+        """(exit code, reason): 130 when a signal ended it, with the last line of output as reason of a failure."""
+        child = subprocess.Popen(
+            command, env=environment, cwd=HOME, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda received, _: self._stop(child, received))
+        signal.signal(signal.SIGUSR1, lambda *_: print("the time limit is near", flush=True))
+        assert child.stdout is not None
+        with self.log.open("ab") as log:
+            for line in child.stdout:
+                log.write(line)
+                log.flush()
+                sys.stdout.buffer.write(line)
+                sys.stdout.buffer.flush()
+                self.last_line = line.strip() or self.last_line
+        code = child.wait()
+        if self.stopped_by:
+            return STOPPED, f"stopped by {self.stopped_by}"
+        text = self.last_line.decode(errors="replace")[-300:]
+        return (0, "") if code == 0 else (code if code in (2, 3) else 1, text or f"exit code {code}")
+
+    def _stop(self, child: subprocess.Popen[bytes], number: int) -> None:
+        self.stopped_by = signal.Signals(number).name
+        try:
+            os.killpg(child.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            return
+
+
+def main(logs: str, name: str) -> int:
+    """Run a stage of the run whose logs folder is given."""
+    try:
+        return execute(RunDir.of_logs(Path(logs)), name)
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2]))
