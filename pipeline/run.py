@@ -93,6 +93,15 @@ class RunDir:
         """Folder of Slurm's own output files."""
         return self.root / "logs"
 
+    def local_output(self, stage: str) -> Path:
+        """Output of a stage's job body on this machine, beside Slurm's files of the same kind."""
+        return self.slurm_output / f"{stage}_{self.name}_local.out"
+
+    @property
+    def submitit(self) -> Path:
+        """Folder of submitit's own files."""
+        return self.logs / "submitit"
+
     def stage(self, stage: str) -> Path:
         """A stage's folder of logs and records."""
         return self.logs / stage

@@ -21,10 +21,10 @@ def main(logs: Path, stage: str) -> None:
     from trl import GRPOTrainer
 
     from pipeline.rewards.corr2cause import Scorer
+    from pipeline.stages.guard import GuardCallback
     from pipeline.stages.rows import prompt_dataset, read_rows
     from pipeline.training.arguments import cast_adapters, save_model
     from pipeline.training.callbacks import HealthCallback, MetricsCallback
-    from pipeline.training.guard import GuardCallback
     from pipeline.training.models import load_for_training, load_tokenizer, set_end_of_turn, starting_model
 
     run = RunDir.of_logs(logs)

@@ -1,0 +1,101 @@
+"""The cluster file: one YAML a site that says where a run runs. Site facts stand here and nowhere else."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from pipeline.recipe import Resources
+from pipeline.run import HOME
+from pipeline.settings import Section, read_yaml, validate
+
+CLUSTER_FILE = HOME / "configs" / "cluster.yaml"
+
+
+class Gres(Section):
+    """How this site calls a GPU in `--gres=NAME[:TYPE]:COUNT`."""
+
+    name: str = "gpu"
+    type: str | None = None
+
+
+class ClusterFile(Section):
+    """Facts of one site; every key is explained in configs/cluster.example.yaml."""
+
+    partition: str | None = None
+    cpu_partition: str | None = None
+    gpu_partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    gres: Gres = Gres()
+    constraint: str | None = None
+    memory: Literal["mem", "mem-per-cpu", "none"] = "mem"
+    modules: list[str] = Field(default_factory=list)
+    environment: dict[str, str] = Field(default_factory=dict)
+    scratch: str | None = None
+    caches: dict[str, str] = Field(default_factory=dict)
+    output_root: str | None = None
+    requeue: bool = True
+    kill_on_invalid_dep: bool = False
+
+    @field_validator("environment", "caches")
+    @classmethod
+    def _names(cls, values: dict[str, str]) -> dict[str, str]:
+        for name in values:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"{name!r} is not the name of an environment variable")
+        return values
+
+
+def load_cluster(path: Path = CLUSTER_FILE) -> ClusterFile:
+    """The cluster file, or the defaults when there is none. Raises UserErrors for what is wrong in it."""
+    return validate(ClusterFile, read_yaml(path), path.name) if path.exists() else ClusterFile()
+
+
+def output_root(cluster: ClusterFile) -> Path:
+    """The folder that runs write under: the site's output_root, else the project."""
+    return Path(cluster.output_root).expanduser().resolve() if cluster.output_root else HOME
+
+
+def environment_script(cluster: ClusterFile) -> str:
+    """Shell lines that the job body sources: modules, caches, scratch, variables; each value quoted."""
+    lines = ["# Written by the launcher from configs/cluster.yaml; the job body sources it."]
+    lines += [f"module load {shlex.quote(module)}" for module in cluster.modules]
+    variables = {**cluster.caches, **cluster.environment}
+    if cluster.scratch:
+        variables = {"TMPDIR": cluster.scratch, **variables}
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    return "\n".join(lines) + "\n"
+
+
+def sbatch_flags(cluster: ClusterFile, resources: Resources) -> list[str]:
+    """The sbatch flags that carry this site's facts for a stage with these resources."""
+    partition = (cluster.gpu_partition if resources.gpus else cluster.cpu_partition) or cluster.partition
+    flags = [
+        f"--{name}={value}"
+        for name, value in {
+            "partition": partition,
+            "account": cluster.account,
+            "qos": cluster.qos,
+            "constraint": cluster.constraint if resources.gpus else None,
+        }.items()
+        if value
+    ]
+    if resources.gpus and (cluster.gres.type or cluster.gres.name != "gpu"):
+        words = [cluster.gres.name, cluster.gres.type, str(resources.gpus)]
+        flags.append("--gres=" + ":".join(word for word in words if word))
+    if cluster.memory == "mem-per-cpu":
+        flags.append(f"--mem-per-cpu={memory_per_cpu(resources)}M")
+    flags.append("--requeue" if cluster.requeue else "--no-requeue")
+    flags += ["--kill-on-invalid-dep=yes"] if cluster.kill_on_invalid_dep else []
+    return flags
+
+
+def memory_per_cpu(resources: Resources) -> int:
+    """A stage's memory divided by its CPUs, in MiB, rounded up."""
+    unit = {"M": 1, "G": 1024, "T": 1024**2}[resources.memory[-1]]
+    return -(-int(resources.memory[:-1]) * unit // resources.cpus)

@@ -1,0 +1,137 @@
+"""What the verbs print: tables, plans, hints. No decisions."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import traceback
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.evaluation.schema import read_comparison
+from pipeline.evaluation.summary import difference_lines, result_table
+from pipeline.run import RunDir
+from pipeline.submit.plan import Plan, StagePlan
+from pipeline.submit.slurm import sbatch_command
+from pipeline.submit.status import StageStatus
+
+console = Console(highlight=False)
+
+COLOURS = {"done": "green", "running": "cyan", "failed": "red", "blocked": "red", "interrupted": "yellow"}
+
+
+def states(found: list[StageStatus]) -> None:
+    """The status table."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("stage", "state", "job", "elapsed", "attempt", "last metric"):
+        table.add_column(heading, justify="right" if heading in ("elapsed", "attempt") else "left")
+    for each in found:
+        colour = COLOURS.get(each.state, "default")
+        attempt = str(each.attempt or "")
+        table.add_row(each.stage, f"[{colour}]{each.state}[/]", each.job, each.elapsed, attempt, each.metric)
+    console.print(table)
+    for each in found:
+        if each.reason:
+            console.print(f"{each.stage} {each.state}: {each.reason}", markup=False, soft_wrap=True)
+
+
+def decisions(plan: Plan) -> None:
+    """One line a stage: run or skip, and why."""
+    for each in plan.stages:
+        if each.action != "leave":
+            console.print(f"{each.action:<5} {each.stage.name}: {each.reason}", markup=False, soft_wrap=True)
+
+
+def plan(plan: Plan, as_json: bool) -> None:
+    """The plan as a table with the exact commands and scripts, or as JSON."""
+    commands = {each.stage.name: _command(plan, each) for each in plan.stages}
+    if as_json:
+        print(
+            json.dumps({"run": plan.run.name, "stages": [_as_dict(plan, e, commands) for e in plan.stages]}, indent=1)
+        )
+        return
+    console.print(
+        f"run {plan.run.name} of recipe {plan.recipe.name}, under {plan.run.root}", markup=False, soft_wrap=True
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("stage", "action", "needs", "time", "gpus", "cpus", "memory", "batch", "launcher"):
+        table.add_column(heading)
+    for each in plan.stages:
+        r = plan.recipe.resources[each.stage.name]
+        gpus = f"{r.nodes} x {r.gpus}" if r.nodes > 1 else str(r.gpus)
+        needs = ", ".join(each.stage.needs) or "-"
+        table.add_row(
+            each.stage.name, each.action, needs, r.time, gpus, str(r.cpus), r.memory, _batch(plan, each), r.launcher
+        )
+    console.print(table)
+    decisions(plan)
+    for each in plan.to_run:
+        console.rule(f"{plan.run.script(each.stage.name)}", align="left", style="dim")
+        console.print(each.script, markup=False, soft_wrap=True, end="")
+        console.print(f"$ {commands[each.stage.name]}", markup=False, soft_wrap=True)
+    console.print("nothing was written or submitted")
+
+
+def _batch(plan: Plan, each: StagePlan) -> str:
+    if each.batch is None:
+        return "-"
+    total = plan.recipe.own(each.stage.name).global_batch_size
+    world = total // (each.batch.micro * each.batch.accumulation)
+    return f"{total} = {world} x {each.batch.micro} x {each.batch.accumulation}"
+
+
+def _command(plan: Plan, each: StagePlan) -> str:
+    running = {other.stage.name for other in plan.to_run}
+    after = [f"<job of {need}>" for need in each.stage.needs if need in running]
+    return shlex.join(sbatch_command(plan, each, after, plan.run.script(each.stage.name)))
+
+
+def _as_dict(plan: Plan, each: StagePlan, commands: dict[str, str]) -> dict[str, object]:
+    return {
+        "stage": each.stage.name,
+        "kind": each.stage.kind,
+        "action": each.action,
+        "reason": each.reason,
+        "needs": list(each.stage.needs),
+        "fingerprint": each.stage.fingerprint,
+        "resources": plan.recipe.resources[each.stage.name].model_dump(),
+        "batch": vars(each.batch) if each.batch else None,
+        "outputs": [str(path) for path in each.stage.outputs],
+        "script": each.script,
+        "command": commands[each.stage.name],
+    }
+
+
+def submitted(plan: Plan, jobs: dict[str, str]) -> None:
+    """The job ids and the commands that come next."""
+    for stage, job in jobs.items():
+        console.print(f"submitted {stage}: job {job}", soft_wrap=True)
+    name = plan.run.name
+    console.print(f"next: bash run_pipeline.sh status {name} ; bash run_pipeline.sh logs {name} -f", soft_wrap=True)
+
+
+def results(run: RunDir) -> None:
+    """The result table, what the differences mean, and where the report is; nothing when there is no result yet."""
+    comparison = read_comparison(run.comparison)
+    if comparison is None:
+        return
+    console.print(result_table(comparison))
+    for line in difference_lines(comparison):
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(f"table:  {run.comparison}\nreport: {run.report}", markup=False, soft_wrap=True)
+
+
+def unexpected(error: Exception) -> int:
+    """Print a usage error in one line (2), or a bug with its traceback (1); the exit code."""
+    if isinstance(error, click.exceptions.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
+    if isinstance(error, click.ClickException):
+        hint = "`python -m pipeline --help` lists the verbs"
+        print(f"error: {error.format_message()} on the command line -> {hint}", file=sys.stderr)
+        return 2
+    traceback.print_exception(error)
+    return 1

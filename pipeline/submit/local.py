@@ -1,0 +1,106 @@
+"""The DAG on this machine: one stage after the other, through the same job body, with progress on the terminal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from pipeline.errors import StageFailed
+from pipeline.run import HOME, RunDir
+from pipeline.submit.plan import Plan
+from pipeline.submit.status import last_metric
+
+POLL_SECONDS = 0.2
+LINE_SECONDS = 30.0
+"""How often a line is printed where the output is no terminal."""
+STOP_SECONDS = 30.0
+SHOWN_LINES = 15
+
+
+def run_locally(plan: Plan, console: Console) -> None:
+    """Run the plan's stages in order. Raises StageFailed with the end of the log of the first that fails.
+
+    Ctrl-C ends the running stage's processes, which record that they were interrupted, and raises KeyboardInterrupt.
+    """
+    for each in plan.to_run:
+        name = each.stage.name
+        plan.run.write_submission(name, job="", via="local", fingerprint=each.stage.fingerprint)
+        started = time.monotonic()
+        code = _run_stage(plan.run, name, console)
+        seconds = time.monotonic() - started
+        if code:
+            raise _failure(plan.run, name, code)
+        console.print(f"[green]done[/]  {name}  {_clock(seconds)}  {last_metric(plan.run, name)}", highlight=False)
+
+
+def _run_stage(run: RunDir, name: str, console: Console) -> int:
+    """Exit code of one stage; its output goes to its attempt's log and to one file beside Slurm's."""
+    output = run.local_output(name)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("ab") as file:
+        child = subprocess.Popen(
+            ["bash", str(HOME / "slurm" / "stage.sh"), str(run.logs), name],
+            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        _watch(child, run, name, console)
+    except BaseException:
+        _stop(child)
+        raise
+    return child.returncode
+
+
+def _watch(child: subprocess.Popen[bytes], run: RunDir, name: str, console: Console) -> None:
+    started = printed = time.monotonic()
+    with console.status(name, spinner="dots") as spinner:
+        while child.poll() is None:
+            time.sleep(POLL_SECONDS)
+            words = f"{name}  {_clock(time.monotonic() - started)}  {last_metric(run, name)}"
+            if console.is_terminal:
+                spinner.update(words)
+            elif time.monotonic() - printed > LINE_SECONDS:
+                printed = time.monotonic()
+                console.print(words, highlight=False)
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """End the job body, which ends its processes and records it; kill what does not end."""
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGTERM)
+        try:
+            child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+
+def _failure(run: RunDir, name: str, code: int) -> StageFailed:
+    reason = str(run.state(name).get("reason") or "no reason was recorded")
+    failure = StageFailed(
+        f"stage {name} failed",
+        value=reason,
+        where=str(_log(run, name)),
+        do="read the log; `run` again goes on from here",
+    )
+    failure.exit_code = code if code in (2, 3, 130) else 1
+    return failure
+
+
+def _log(run: RunDir, name: str) -> Path:
+    latest = run.latest_log(name)
+    return latest if latest.exists() else run.local_output(name)
+
+
+def log_tail(run: RunDir, name: str, lines: int = SHOWN_LINES) -> list[str]:
+    """The last lines of a stage's newest log."""
+    path = _log(run, name)
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:] if path.exists() else []
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,146 @@
+"""What a run would do: each stage runs or is skipped, and why. Writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline import dag
+from pipeline.cluster import ClusterFile, sbatch_flags
+from pipeline.dag import Stage
+from pipeline.errors import NeedsMissing, UserError
+from pipeline.recipe import KINDS, Recipe
+from pipeline.records import first_difference
+from pipeline.run import RunDir
+from pipeline.settings import nearest
+from pipeline.submit.sbatch import stage_script
+from pipeline.tasks.source import check_source, is_file_source
+from pipeline.training.batch import Batch, derive
+
+Action = Literal["run", "skip", "leave"]
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage of a plan. `leave` is a stage that was not asked for."""
+
+    stage: Stage
+    action: Action
+    reason: str
+    script: str
+    flags: tuple[str, ...]
+    batch: Batch | None
+    """How the global batch is shared out, for a training stage on the GPUs that the recipe asks for."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do."""
+
+    recipe: Recipe
+    run: RunDir
+    cluster: ClusterFile
+    stages: tuple[StagePlan, ...]
+
+    @property
+    def to_run(self) -> list[StagePlan]:
+        """The stages that would run, in order."""
+        return [each for each in self.stages if each.action == "run"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which stages were asked for: one, or from one on, or until one; and whether to replace finished ones."""
+
+    only: str | None = None
+    first: str | None = None
+    last: str | None = None
+    replace: bool = False
+
+    def names(self, recipe: Recipe) -> set[str]:
+        """The stages chosen. Raises UserError for a name that the recipe does not have."""
+        names = [entry.name for entry in recipe.stages]
+        for name in filter(None, (self.only, self.first, self.last)):
+            if name not in names:
+                raise UserError("unknown stage", value=name, where=f"recipe {recipe.name}", do=nearest(name, names))
+        if self.only:
+            return {self.only}
+        start = names.index(self.first) if self.first else 0
+        stop = names.index(self.last) + 1 if self.last else len(names)
+        return set(names[start:stop])
+
+
+def make_plan(recipe: Recipe, run: RunDir, cluster: ClusterFile, choice: Choice) -> Plan:
+    """The plan for a run.
+
+    Raises UserError when a batch does not divide, the data file is broken, or a finished stage would be overwritten;
+    NeedsMissing when a stage that was not asked for is needed and not done.
+    """
+    if is_file_source(recipe.data.source):
+        check_source(Path(recipe.data.source))
+    stages = dag.build(recipe, run)
+    chosen = choice.names(recipe)
+    decided = {name: _decide(run, stage, name in chosen) for name, stage in stages.items()}
+    _refuse_overwriting(run, stages, decided, choice)
+    _refuse_missing_needs(run, stages, decided)
+    return Plan(
+        recipe, run, cluster, tuple(_plan_stage(recipe, run, cluster, s, *decided[s.name]) for s in stages.values())
+    )
+
+
+def _decide(run: RunDir, stage: Stage, asked: bool) -> tuple[Action, str]:
+    if not asked:
+        return "leave", "not asked for"
+    done = run.done(stage.name)
+    if done is None:
+        return "run", "not done yet"
+    if done.fingerprint != stage.fingerprint:
+        return "run", f"settings, data or code changed since it was done ({done.finished})"
+    difference = first_difference(run.root, done.outputs, thorough=False)
+    return ("run", difference) if difference else ("skip", f"done {done.finished}, nothing changed")
+
+
+def _refuse_overwriting(
+    run: RunDir, stages: dict[str, Stage], decided: dict[str, tuple[Action, str]], choice: Choice
+) -> None:
+    changed = [
+        name
+        for name, (action, _) in decided.items()
+        if action == "run" and (done := run.done(name)) and done.fingerprint != stages[name].fingerprint
+    ]
+    if changed and not choice.replace:
+        raise UserError(
+            "finished stages have other settings, data or code now", value=changed, where=f"run {run.name}",
+            do="--replace makes them anew; --run-name NAME keeps both; --fresh starts over",
+        )  # fmt: skip
+
+
+def _refuse_missing_needs(run: RunDir, stages: dict[str, Stage], decided: dict[str, tuple[Action, str]]) -> None:
+    for name, (action, _) in decided.items():
+        for need in dag.ancestors(stages, name) if action == "run" else []:
+            done = run.done(need)
+            if decided[need][0] == "leave" and (done is None or done.fingerprint != stages[need].fingerprint):
+                raise NeedsMissing(
+                    f"{name} needs {need}, which is not done with these settings", where=str(run.stage(need)),
+                    do=f"run {need} too",
+                )  # fmt: skip
+
+
+def _plan_stage(
+    recipe: Recipe, run: RunDir, cluster: ClusterFile, stage: Stage, action: Action, reason: str
+) -> StagePlan:
+    resources = recipe.resources[stage.name]
+    script = stage_script(recipe, run.name, stage.name, memory=cluster.memory == "mem")
+    batch = None
+    if KINDS[stage.kind].makes == "model":
+        own = recipe.own(stage.name)
+        world = resources.nodes * (resources.processes or max(1, resources.gpus))
+        batch = derive(own.global_batch_size, world, own.micro_batch_size, f"{stage.name} of recipe {recipe.name}")
+    return StagePlan(stage, action, reason, script, tuple(sbatch_flags(cluster, resources)), batch)
+
+
+def active_stages(states: Sequence[tuple[str, str]]) -> list[str]:
+    """Names of the stages that are queued, waiting or running, from (name, state) pairs."""
+    return [name for name, state in states if state in ("queued", "waiting", "running")]

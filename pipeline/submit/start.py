@@ -1,0 +1,93 @@
+"""From words to a running DAG: resolve the recipe into a run, plan, write the run's files, hand over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from pipeline.cluster import ClusterFile, environment_script, load_cluster, output_root
+from pipeline.errors import UserError
+from pipeline.load import load_recipe, recipe_file
+from pipeline.recipe import Recipe
+from pipeline.records import remove, write_atomic
+from pipeline.run import HOME, RunDir
+from pipeline.submit import slurm
+from pipeline.submit.plan import Plan, active_stages
+from pipeline.submit.status import StageStatus, status
+from pipeline.tasks.source import is_file_source
+
+Via = Literal["local", "slurm", "submitit"]
+
+
+def resolve(
+    word: str, overrides: Sequence[str], run_name: str | None, model: str | None = None
+) -> tuple[Recipe, RunDir, ClusterFile]:
+    """The recipe with its overrides, the run it goes into and the site. Raises UserErrors. Writes nothing."""
+    changes = [*overrides, *([f"model.base={model}", "model.scratch=null"] if model else [])]
+    recipe = _absolute_source(load_recipe(recipe_file(HOME, word), changes))
+    cluster = load_cluster()
+    return recipe, RunDir(output_root(cluster), run_name or recipe.name), cluster
+
+
+def _absolute_source(recipe: Recipe) -> Recipe:
+    """A relative data file is meant from where the launcher was called; jobs start elsewhere."""
+    if not is_file_source(recipe.data.source):
+        return recipe
+    absolute = str(Path(recipe.data.source).expanduser().resolve())
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": absolute})})
+
+
+def write_files(plan: Plan, via: Via) -> None:
+    """Write what the jobs read: the resolved recipe, the site's environment, the scripts. Raises UserError."""
+    plan.run.write_resolved(plan.recipe, {"via": via, "home": str(HOME)})
+    write_atomic(plan.run.environment, environment_script(plan.cluster))
+    for each in plan.to_run:
+        write_atomic(plan.run.script(each.stage.name), each.script)
+    plan.run.slurm_output.mkdir(parents=True, exist_ok=True)
+
+
+def resolve_for_job(word: str) -> RunDir:
+    """What a stage script that was submitted by hand asks for: its recipe's run, with its files written."""
+    recipe, run, cluster = resolve(word, [], None)
+    run.write_resolved(recipe, {"via": "sbatch", "home": str(HOME)})
+    write_atomic(run.environment, environment_script(cluster))
+    return run
+
+
+def start(plan: Plan, via: Via, console: Console) -> dict[str, str]:
+    """Run or submit the plan; job ids by stage (none for local). The caller holds the run's lock."""
+    from pipeline.submit import submitit
+    from pipeline.submit.local import run_locally
+
+    write_files(plan, via)
+    if via == "local":
+        run_locally(plan, console)
+        return {}
+    return slurm.submit(plan) if via == "slurm" else submitit.submit(plan)
+
+
+def default_via() -> Via:
+    """Slurm where one answers, else this machine."""
+    return "slurm" if slurm.is_there() else "local"
+
+
+def active(run: RunDir, recipe: Recipe) -> list[StageStatus] | None:
+    """The states of a run of which a stage is queued or running; None when all is quiet."""
+    if not run.resolved.is_file():
+        return None
+    states = status(run, run.read_resolved()[0])
+    return states if active_stages([(each.stage, each.state) for each in states]) else None
+
+
+def start_over(run: RunDir, recipe: Recipe, console: Console) -> None:
+    """List this run's own folders, then delete them. Raises UserError while a stage is active."""
+    if active(run, recipe):
+        raise UserError("stages of this run are queued or running", value=run.name, where="--fresh", do="cancel first")
+    folders = run.own_folders(recipe)
+    for folder in folders:
+        console.print(f"deleting {folder}", highlight=False, soft_wrap=True)
+    remove([folder for folder in folders if folder != run.logs])
+    remove([path for path in run.logs.glob("*") if path.name != ".lock"] if run.logs.exists() else [])

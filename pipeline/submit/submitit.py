@@ -1,0 +1,100 @@
+"""The same stages through submitit's executors, which get only (run, stage) and execute the same job body."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+from pipeline.errors import StageFailed, UserError
+from pipeline.run import HOME
+from pipeline.submit import slurm
+from pipeline.submit.plan import Plan, StagePlan
+
+
+def run_stage(logs: str, stage: str) -> None:
+    """What submitit executes: the job body. Raises StageFailed so that the job fails and dependents do not start."""
+    code = subprocess.run(["bash", str(HOME / "slurm" / "stage.sh"), logs, stage], check=False).returncode
+    if code:
+        raise StageFailed(f"stage {stage} ended with code {code}", where=logs, do="read its log")
+
+
+def submit(plan: Plan) -> dict[str, str]:
+    """Submit the plan's stages to Slurm through submitit as one transaction; job ids by stage.
+
+    Where there is no Slurm, submitit's local executor runs them one after the other. Raises UserError when a job is
+    refused, StageFailed when a local one fails.
+    """
+    import submitit
+
+    if not slurm.is_there():
+        return _run_locally(plan, submitit)
+    jobs: dict[str, str] = {}
+    complete = False
+    try:
+        for each in plan.to_run:
+            after = [jobs[need] for need in each.stage.needs if need in jobs]
+            executor = submitit.SlurmExecutor(folder=plan.run.submitit / "%j")
+            executor.update_parameters(**parameters(plan, each, after, hold=not jobs))
+            try:
+                job = executor.submit(run_stage, str(plan.run.logs), each.stage.name)
+            except submitit.core.utils.FailedJobError as error:
+                raise UserError(
+                    "submitit could not submit the job", value=str(error)[:300], where=each.stage.name,
+                    do="change resources in the recipe or the site's facts in configs/cluster.yaml",
+                ) from error  # fmt: skip
+            jobs[each.stage.name] = str(job.job_id)
+            plan.run.write_submission(
+                each.stage.name, job=job.job_id, via="submitit", fingerprint=each.stage.fingerprint, after=after
+            )
+        slurm.release(next(iter(jobs.values())))
+        complete = True
+    finally:
+        if not complete:
+            slurm.cancel(list(jobs.values()))
+    return jobs
+
+
+def _run_locally(plan: Plan, submitit: Any) -> dict[str, str]:
+    jobs: dict[str, str] = {}
+    for each in plan.to_run:
+        executor = submitit.LocalExecutor(folder=plan.run.submitit / "%j")
+        executor.update_parameters(timeout_min=minutes(each, plan))
+        plan.run.write_submission(each.stage.name, job="", via="submitit", fingerprint=each.stage.fingerprint)
+        job = executor.submit(run_stage, str(plan.run.logs), each.stage.name)
+        jobs[each.stage.name] = f"local {job.job_id}"
+        job.result()
+    return jobs
+
+
+def parameters(plan: Plan, each: StagePlan, after: list[str], *, hold: bool) -> dict[str, Any]:
+    """submitit's names for what our sbatch lines and flags say."""
+    resources = plan.recipe.resources[each.stage.name]
+    flags = dict(flag.removeprefix("--").partition("=")[::2] for flag in each.flags)
+    more: dict[str, Any] = {key: value or True for key, value in flags.items() if key not in ("mem-per-cpu", "gres")}
+    more |= {"chdir": str(HOME), "comment": f"{plan.run.name}/{each.stage.name}/{each.stage.fingerprint}"}
+    more |= {"hold": True} if hold else {}
+    more |= {"dependency": ",".join(f"afterok:{job}" for job in after)} if after else {}
+    gres = flags.get("gres") or (f"gpu:{resources.gpus}" if resources.gpus else None)
+    memory = {"mem": resources.memory} if plan.cluster.memory == "mem" else {}
+    memory |= {"mem_per_cpu": flags["mem-per-cpu"]} if "mem-per-cpu" in flags else {}
+    return {
+        "job_name": f"{each.stage.name}_{plan.run.name}",
+        "time": minutes(each, plan),
+        "nodes": resources.nodes,
+        "ntasks_per_node": 1,
+        "cpus_per_task": resources.cpus,
+        "stderr_to_stdout": True,
+        "use_srun": False,
+        **({"gres": gres} if gres else {}),
+        **memory,
+        "additional_parameters": more,
+    }
+
+
+def minutes(each: StagePlan, plan: Plan) -> int:
+    """A stage's time limit in minutes, rounded up."""
+    text = plan.recipe.resources[each.stage.name].time
+    days, _, clock = text.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    hours, rest, seconds = [*parts, 0][:3]
+    return int(days or 0) * 1440 + hours * 60 + rest + (1 if seconds else 0)
