@@ -88,6 +88,10 @@ class RunDir:
         """Prediction file of one model on the main test set."""
         return self.results / "predictions" / f"{model}.jsonl"
 
+    def prediction_files(self) -> list[Path]:
+        """All prediction files on the main test set."""
+        return sorted((self.results / "predictions").glob("*.jsonl"))
+
     @property
     def slurm_output(self) -> Path:
         """Folder of Slurm's own output files."""

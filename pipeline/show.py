@@ -7,7 +7,6 @@ import shlex
 import sys
 import traceback
 
-import click
 from rich.console import Console
 from rich.table import Table
 
@@ -126,12 +125,10 @@ def results(run: RunDir) -> None:
 
 def unexpected(error: Exception) -> int:
     """Print a usage error in one line (2), or a bug with its traceback (1); the exit code."""
-    if isinstance(error, click.exceptions.Abort):
-        print("interrupted", file=sys.stderr)
-        return 130
-    if isinstance(error, click.ClickException):
+    message = getattr(error, "format_message", None)  # the parser's own errors; typer does not export their class
+    if message is not None:
         hint = "`python -m pipeline --help` lists the verbs"
-        print(f"error: {error.format_message()} on the command line -> {hint}", file=sys.stderr)
+        print(f"error: {message()} on the command line -> {hint}", file=sys.stderr)
         return 2
     traceback.print_exception(error)
     return 1

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from pipeline.evaluation.generate import generate
+from pipeline.evaluation.generate import complete
 from pipeline.evaluation.metrics import f1_score
 from pipeline.recipe import Guard
 from pipeline.run import RunDir
@@ -56,7 +56,7 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
         """Dev F1 of the weights as they are; keeps a copy of them when it is the highest so far."""
         self.measured = state.global_step
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        completions = generate(
+        completions = complete(
             model,
             self.tokenizer,
             [row["prompt"] for row in self.rows],
@@ -65,7 +65,7 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
             temperature=0.0,
             seed=self.trainer.args.seed,
         )
-        scores = [score(text, row) for text, row in zip(completions, self.rows, strict=True)]
+        scores = [score(one.text, row) for one, row in zip(completions, self.rows, strict=True)]
         f1 = f1_score([one.parsed for one in scores], [row["label"] for row in self.rows])
         yes = sum(one.parsed == "yes" for one in scores) / len(scores)
         true = sum(one.true_share for one in scores) / len(scores)

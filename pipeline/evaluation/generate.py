@@ -1,0 +1,83 @@
+"""Batched generation: greedy or sampled, sorted by length, in the order asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+PROGRESS_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote: its text, its number of tokens (the end of turn included), whether it ended by itself."""
+
+    text: str
+    tokens: int
+    ended: bool
+
+
+def complete(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    temperature: float,
+    seed: int,
+    progress: str = "",
+) -> list[Completion]:
+    """A completion for each prompt, in their order; the model's mode (train or eval) is put back afterwards.
+
+    `prompts` are texts that went through the chat template. Temperature 0 is greedy; sampling is reproducible for
+    equal seeds and batch sizes. With `progress`, a line every ten seconds.
+    """
+    import torch
+
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+    found: dict[int, Completion] = {}
+    was_training = model.training
+    started = printed = time.monotonic()
+    model.eval()
+    try:
+        with torch.inference_mode(), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for first in range(0, len(order), batch_size):
+                batch = order[first : first + batch_size]
+                made = _complete_batch(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, temperature)
+                found |= dict(zip(batch, made, strict=True))
+                if progress and time.monotonic() - printed > PROGRESS_SECONDS:
+                    printed = time.monotonic()
+                    print(f"{progress}: {len(found)}/{len(prompts)} rows, {printed - started:.0f} s", flush=True)
+    finally:
+        model.train(was_training)
+    return [found[index] for index in range(len(prompts))]
+
+
+def _complete_batch(
+    model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int, temperature: float
+) -> list[Completion]:
+    encoded = tokenizer(prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
+    ids, mask = encoded["input_ids"].to(model.device), encoded["attention_mask"].to(model.device)
+    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    written = model.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, top_k=0, top_p=1.0, **sampling
+    )[:, ids.shape[1] :].tolist()
+    ends = _end_tokens(model, tokenizer)
+    return [_cut(tokenizer, tokens, ends) for tokens in written]
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    configured = model.generation_config.eos_token_id
+    listed = configured if isinstance(configured, list) else [configured]
+    return {int(token) for token in [*listed, tokenizer.eos_token_id] if token is not None}
+
+
+def _cut(tokenizer: Any, tokens: list[int], ends: set[int]) -> Completion:
+    """Everything before the first end token."""
+    length = next((place for place, token in enumerate(tokens) if token in ends), None)
+    text = tokenizer.decode(tokens if length is None else tokens[:length], skip_special_tokens=True)
+    return Completion(str(text), len(tokens) if length is None else length + 1, length is not None)
