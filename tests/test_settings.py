@@ -32,7 +32,9 @@ def test_scalars(text: str, value: object) -> None:
     assert type(read) is type(value)
 
 
-@pytest.mark.parametrize(("text", "part"), [("a: 1\na: 2", "'a' stands twice"), ("a: [1", "line 1"), ("a: b: c", "line")])
+@pytest.mark.parametrize(
+    ("text", "part"), [("a: 1\na: 2", "'a' stands twice"), ("a: [1", "line 1"), ("a: b: c", "line")]
+)
 def test_bad_yaml_names_the_line(text: str, part: str) -> None:
     with pytest.raises(UserError, match=part):
         parse_yaml(text, "file.yaml")
@@ -87,5 +89,5 @@ def test_every_error_at_once_with_the_nearest_key() -> None:
 
 
 def test_dump_reads_back() -> None:
-    tree = {"a": 1e-5, "b": "4:00:00", "c": [1, None, True], "d": {"e": "1e-5"}, "f": "it's \"x\" é"}
+    tree = {"a": 1e-5, "b": "4:00:00", "c": [1, None, True], "d": {"e": "1e-5"}, "f": 'it\'s "x" é'}
     assert parse_yaml(dump_yaml(tree), "x") == tree

@@ -68,7 +68,7 @@ def run_models(recipe: Recipe, run: RunDir) -> dict[str, str]:
 def predict(
     recipe: Recipe, run: RunDir, stage: str, name: str, source: str, rows: list[dict[str, Any]], data: str
 ) -> Predictions:
-    """The predictions of one model: those on disk where they are of the same model, rows and settings, else new ones."""
+    """The predictions of one model; those on disk are kept where model, rows and settings are the same."""
     own: Evaluate = recipe.own(stage)
     header = Header(
         model=source,
