@@ -35,6 +35,8 @@ class ScratchModel(Section):
     num_attention_heads: Positive = 4
     num_key_value_heads: Positive = 4
     max_position_embeddings: Positive = 512
+    initializer_range: Annotated[float, Field(gt=0)] = 0.08
+    """Standard deviation of the random weights; the usual 0.02 is for wide models and learns far slower here."""
     tokenizer: Tokenizer = Tokenizer()
 
 

@@ -63,7 +63,7 @@ def make_model(settings: ScratchModel, tokenizer: Any, seed: int) -> Any:
         settings.architecture,
         **sizes,
         vocab_size=len(tokenizer),
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

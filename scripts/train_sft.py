@@ -1,0 +1,13 @@
+"""Run the SFT stage of a recipe on this machine: `python scripts/train_sft.py RECIPE [section.key=value ...] [--run-name NAME]`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from pipeline.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["run", *(sys.argv[1:] or ["--help"]), "--only", "sft", "--via", "local"]))
