@@ -26,12 +26,16 @@ PROMPTS = {
 
 Answer = Literal["yes", "no"]
 
+_WORD = r"[\"'*\s]*(yes|no)\b(?!\s*(?:or\b|/))"
+_BARE = r"\W*(yes|no(?! [a-z]))\b(?!\s*(?:or\b|/))"
+"""`no` before another word negates that word and answers nothing; `yes or no` repeats the question."""
+
 _ANSWERS = [
-    re.compile(r"therefore\s*[:,]?\s*\**\s*(yes|no)\b", re.IGNORECASE),
+    re.compile(r"therefore[\s*]*(?::" + _WORD + "|,?" + _BARE + ")", re.IGNORECASE),
     re.compile(r"\\boxed\{\s*(?:\\text\{)?\s*(yes|no)\b", re.IGNORECASE),
-    re.compile(r"answer\s*(?:is|:)?\s*:?\s*[\"'*]*\s*(yes|no)\b", re.IGNORECASE),
+    re.compile(r"answer[\s*]*(?:is\s*:?|:)" + _WORD, re.IGNORECASE),
     re.compile(r"^\W*(yes|no)\b\W*$", re.IGNORECASE | re.MULTILINE),
-    re.compile(r"\A\W*(yes|no)\b", re.IGNORECASE),
+    re.compile(r"\A" + _BARE, re.IGNORECASE),
 ]
 """Where an answer stands, the most explicit form first; of one form the last counts."""
 
@@ -79,11 +83,11 @@ def worked(premise: str, hypothesis: str, style: trace.Style) -> str:
 
 def parse_answer(completion: str) -> Answer | None:
     """Yes or No as the completion finally states it, or None when it states neither."""
-    text = completion.rpartition("</think>")[2]
+    text = completion.rpartition("</think>")[2].partition("<think>")[0]
     for pattern in _ANSWERS:
-        found = pattern.findall(text)
+        found = list(pattern.finditer(text))
         if found:
-            return "yes" if found[-1].lower() == "yes" else "no"
+            return "yes" if (found[-1][found[-1].lastindex or 0]).lower() == "yes" else "no"
     return None
 
 

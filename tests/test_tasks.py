@@ -1,0 +1,305 @@
+"""Corr2Cause as a task: answers, scores, prompts, files of rows, parts of a run."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.causal.generate import Row, sample
+from pipeline.causal.trace import Style
+from pipeline.errors import UserError, UserErrors
+from pipeline.recipe import Data
+from pipeline.run import HOME
+from pipeline.tasks.corr2cause import message, parse_answer, score, worked
+from pipeline.tasks.rows import load_rows, read
+from pipeline.tasks.source import check_source, is_file_source, read_csv
+
+RELEASED = HOME.parent / "shared" / "data" / "corr2cause" / "train_head_2500.csv"
+PREMISE = (
+    "Suppose there is a closed system of 2 variables, A and B. All the statistical relations among these 2 variables "
+    "are as follows: A correlates with B."
+)
+CLAIM = "A directly causes B."
+
+ANSWERS = [
+    ("Therefore: Yes", "yes"),
+    ("Therefore: No", "no"),
+    ("Skeleton: A - B; Edges: none; Therefore: No.", "no"),
+    ("therefore yes", "yes"),
+    ("Therefore, no.", "no"),
+    ("Therefore: No because A and B are adjacent", "no"),
+    ("**Therefore:** Yes", "yes"),
+    ("**Therefore**: Yes", "yes"),
+    ("Therefore: **No**", "no"),
+    ("Therefore, no collider is needed.\nAnswer: Yes", "yes"),
+    ("Therefore: Yes. Wait. Therefore: No", "no"),
+    ("Therefore, the answer is no.", "no"),
+    (r"so \boxed{Yes}", "yes"),
+    (r"so $\boxed{\text{No}}$.", "no"),
+    (r"Answer: No, that is \boxed{yes}", "yes"),
+    ("The answer is yes.", "yes"),
+    ("The answer is: No", "no"),
+    ("Answer: Yes\nAnswer: No", "no"),
+    ("**Answer:** Yes", "yes"),
+    ("**Answer**: no", "no"),
+    ('The final answer is "Yes".', "yes"),
+    ("The answer is not yes.", None),
+    ("No.", "no"),
+    ("  yes  ", "yes"),
+    ("YES!", "yes"),
+    ("No, B may cause A.", "no"),
+    ("Yes, it does.", "yes"),
+    ("A and B are adjacent.\nNo\n", "no"),
+    ("A is adjacent.\n- Yes.", "yes"),
+    ("No variable separates them, hence", None),
+    ("<think>Therefore: Yes</think>Therefore: No", "no"),
+    ("<think>maybe Therefore: Yes</think>\n\nNo.", "no"),
+    ("Therefore: Yes</think>", None),
+    ("<think>Therefore: Yes, but let me look", None),
+    ("Skeleton: A - B; Edges: A > B; Ther", None),
+    ("Therefore: Y", None),
+    ("Therefore:", None),
+    ("", None),
+    ("I cannot say.", None),
+    ("Nothing is known, yesterday or now.", None),
+    ("Therefore: Nobody knows", None),
+    ('Can we deduct this? Just answer "Yes" or "No."', None),
+    ("Answer: Yes or No", None),
+    ("I cannot answer no matter how long I think", None),
+    ("Therefore, it is not the case that A causes B.", None),
+]
+
+
+@pytest.mark.parametrize(("completion", "answer"), ANSWERS)
+def test_answers_are_parsed(completion: str, answer: str | None) -> None:
+    assert parse_answer(completion) == answer
+
+
+def row_of(label: Any) -> dict[str, Any]:
+    return {"premise": PREMISE, "hypothesis": CLAIM, "label": label}
+
+
+def test_an_answer_counts_against_the_label() -> None:
+    assert score("Therefore: No", row_of(0)).correct is True
+    assert score("Therefore: Yes", row_of(0)).correct is False
+    assert score("Therefore: Yes", row_of(1)).correct is True
+    unparsable = score("I cannot say.", row_of(0))
+    assert (unparsable.correct, unparsable.parsed) == (False, None)
+
+
+@pytest.mark.parametrize("label", [2, -1, None, "1"])
+def test_a_label_that_is_no_label_cannot_be_graded(label: Any) -> None:
+    verdict = score("Therefore: No", row_of(label))
+    assert (verdict.correct, verdict.parsed) == (None, "no")
+    assert repr(label) in verdict.reason
+
+
+def test_steps_are_judged_and_the_share_ends_at_the_first_false_one() -> None:
+    good = worked(PREMISE, CLAIM, "full")
+    assert score(good, row_of(0)).true_share == 1.0
+    bad = score(good.replace("Edges: A - B", "Edges: A > B"), row_of(0))
+    assert bad.correct is True
+    first = next(i for i, step in enumerate(bad.steps) if not step.true)
+    assert 0 < bad.true_share == first / len(bad.steps) < 1
+    assert bad.steps[first].reason
+
+
+@pytest.mark.parametrize("style", ["full", "short", "answer"])
+def test_worked_completions_are_correct_and_true(style: Style) -> None:
+    for row in sample("train", [2, 3, 4, 5], 60, 3, "label" if style == "full" else "natural"):
+        verdict = score(worked(row.premise, row.hypothesis, style), vars(row))
+        assert verdict.correct is True
+        if style == "full":
+            assert verdict.steps and all(step.true for step in verdict.steps)
+
+
+def test_prompts_say_what_they_must() -> None:
+    default = message(PREMISE, CLAIM, "default")
+    assert default.startswith(
+        "You are an expert in causal reasoning. Given a premise describing statistical relationships between "
+        "variables, determine if the stated causal hypothesis is consistent with the given information.\n\n"
+        f"Premise and Hypothesis:\nPremise: {PREMISE}\nHypothesis: {CLAIM}\n\nThink step by step"
+    )
+    assert message(PREMISE, CLAIM, "paper") == (
+        f'Question: {PREMISE}\nCan we deduct the following: A directly causes B? Just answer "Yes" or "No."\n\nAnswer:'
+    )
+
+
+def test_what_is_a_file() -> None:
+    assert all(map(is_file_source, ["rows.csv", "./rows", "/data/rows", "~/rows"]))
+    assert not any(map(is_file_source, ["generated", "causal-nlp/corr2cause"]))
+
+
+GOOD = f'"Premise: {PREMISE}\nHypothesis: {CLAIM}"'
+BROKEN: list[tuple[bytes, list[str]]] = [
+    (b"", ["an empty data file", "rows.csv"]),
+    (b"input,label\n", ["a data file without rows", "rows.csv"]),
+    (f"input,num_variables\n{GOOD},2\n".encode(), ["column label is missing", "num_variables"]),
+    (b"a,b\n1,2\n", ["column input, label is missing"]),
+    (f"input,label\n{GOOD},0\n{GOOD},2\n".encode(), ["label of row 1 is not 0 or 1", "'2'", "mend this row"]),
+    (f"input,label\n{GOOD},\n".encode(), ["label of row 0", "''"]),
+    (f"input,label\n{GOOD}\n".encode(), ["label of row 0", "not 0 or 1"]),
+    (b'input,label\n"Pr\xe4mie",0\n', ["not UTF-8 text", "byte", "save it as UTF-8"]),
+    (b"input,label\nA causes B,0\n", ["row 0 has no `Premise: ...` line", "'A causes B'", "released format"]),
+    (b'input,label\n"Premise: A",0\n', ["row 0 has no", "Hypothesis"]),
+]
+
+
+@pytest.mark.parametrize(("content", "parts"), BROKEN)
+def test_broken_files_are_refused(tmp_path: Path, content: bytes, parts: list[str]) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        check_source(path)
+    for part in [*parts, str(path)]:
+        assert part in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "rows.csv", tmp_path):
+        with pytest.raises(UserError, match="no such data file") as caught:
+            check_source(path)
+        assert str(path) in str(caught.value)
+
+
+def test_bad_rows_are_told_together_but_not_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("input,label\n" + "x,0\n" * 3 + "x,7\n")
+    with pytest.raises(UserErrors) as caught:
+        check_source(path)
+    assert len(caught.value.errors) == 4
+    path.write_text("input,label\n" + "x,0\n" * 50)
+    with pytest.raises(UserErrors) as caught:
+        check_source(path)
+    assert len(caught.value.errors) == 10
+
+
+def test_a_good_file_is_read_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"label,input,more\n0,{GOOD},x\n1,{GOOD},y\n")
+    check_source(path)
+    assert [(row, label) for row, _, label in read_csv(path)] == [(0, 0), (1, 1)]
+
+
+SMALL = Data(max_variables=4, rows={"sft": 300, "grpo": 200, "dev": 60, "test": 120})
+
+
+def test_generated_rows_depend_on_the_seed_alone() -> None:
+    first, again = (load_rows(SMALL, ["sft", "grpo"], 5).rows for _ in range(2))
+    assert first == again
+    assert {name: len(rows) for name, rows in first.items()} == SMALL.rows
+    other = load_rows(SMALL, ["sft", "grpo"], 6).rows
+    assert all(first[name] != other[name] for name in first)
+
+
+def test_a_longer_list_of_stages_leaves_the_others_as_they_were() -> None:
+    alone, both = (load_rows(SMALL, names, 5).rows for names in (["sft"], ["sft", "grpo"]))
+    assert all(alone[name] == both[name] for name in alone)
+
+
+def classes_in(rows: list[Row]) -> set[str]:
+    return {row.mec for row in rows}
+
+
+def assert_apart(rows: dict[str, list[Row]], training: list[str]) -> None:
+    held_out = [
+        classes_in(rows["test"]),
+        classes_in(rows["dev"]),
+        set().union(*(classes_in(rows[n]) for n in training)),
+    ]
+    for index, one in enumerate(held_out):
+        assert one
+        assert not any(one & other for other in held_out[index + 1 :])
+
+
+def test_no_class_is_shared_and_only_training_is_balanced() -> None:
+    rows = load_rows(SMALL, ["sft", "grpo"], 5).rows
+    assert_apart(rows, ["sft", "grpo"])
+    for name in ("sft", "grpo"):
+        assert 0.4 < np.mean([row.label for row in rows[name]]) < 0.6
+    for name in ("dev", "test"):
+        assert np.mean([row.label for row in rows[name]]) < 0.4
+        assert len({row.input for row in rows[name]}) == len(rows[name])
+    natural = load_rows(SMALL.model_copy(update={"balance": None}), ["sft"], 5).rows["sft"]
+    assert np.mean([row.label for row in natural]) < 0.4
+
+
+def write_rows(path: Path, rows: list[Row]) -> Data:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["input", "label"])
+        writer.writerows([row.input, row.label] for row in rows)
+    return Data(source=str(path), max_variables=5, balance=None)
+
+
+@pytest.fixture(scope="module")
+def mixed() -> list[Row]:
+    """Rows of all three sets."""
+    sizes = {"train": 150, "dev": 60, "test": 90}
+    return [row for split, count in sizes.items() for row in sample(split, [4, 5], count, 1, "label")]  # type: ignore[arg-type]
+
+
+def test_labels_are_kept_or_computed_as_the_recipe_says(tmp_path: Path, mixed: list[Row]) -> None:
+    flipped = {row.input for row in mixed[::7]}
+    data = write_rows(tmp_path / "r.csv", [replace(r, label=r.label ^ (r.input in flipped)) for r in mixed])
+    true = {row.input: row.label for row in mixed}
+    for labels in ("released", "corrected", "clean"):
+        parts = load_rows(data.model_copy(update={"labels": labels}), ["sft"], 1)
+        found = {row.input: row.label for rows in parts.rows.values() for row in rows}
+        assert found.keys() == true.keys()
+        differ = {text for text, label in found.items() if label != true[text]}
+        assert differ == (flipped if labels == "released" else set())
+        assert_apart(parts.rows, ["sft"])
+        assert (parts.left_out, parts.notes) == ({}, [])
+
+
+def test_rows_of_a_file_are_read_back_whole(tmp_path: Path, mixed: list[Row]) -> None:
+    rows = load_rows(write_rows(tmp_path / "r.csv", mixed), ["sft"], 1).rows
+    assert {row for part in rows.values() for row in part} == set(mixed)
+
+
+def test_rows_outside_the_range_are_counted_and_training_is_balanced(tmp_path: Path, mixed: list[Row]) -> None:
+    data = write_rows(tmp_path / "r.csv", mixed)
+    parts = load_rows(data.model_copy(update={"max_variables": 4}), ["sft"], 1)
+    five = sum(row.num_variables == 5 for row in mixed)
+    assert parts.left_out == {"number of variables outside the recipe's range": five}
+    train = load_rows(data.model_copy(update={"balance": 0.5, "rows": {"sft": 20}}), ["sft"], 1).rows["sft"]
+    assert [sum(row.label == label for row in train) for label in (0, 1)] == [10, 10]
+
+
+def test_a_file_without_a_test_class_gets_generated_ones(tmp_path: Path) -> None:
+    rows = sample("train", [4, 5], 50, 1, "label")
+    data = write_rows(tmp_path / "r.csv", rows)
+    parts = load_rows(data.model_copy(update={"rows": {"dev": 20, "test": 30}}), ["sft"], 1)
+    assert {name: len(found) for name, found in parts.rows.items()} == {"dev": 20, "test": 30, "sft": 50}
+    assert [note.rpartition(": ")[2] for note in parts.notes] == ["dev rows are generated", "test rows are generated"]
+    assert_apart(parts.rows, ["sft"])
+
+
+def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, mixed: list[Row]) -> None:
+    data = write_rows(tmp_path / "r.csv", [mixed[0], replace(mixed[1], hypothesis="A likes B.")])
+    with pytest.raises(UserError, match=r"row 1: .*A likes B.*r\.csv"):
+        load_rows(data, ["sft"], 1)
+
+
+def test_a_file_without_training_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no rows are left for sft.*data\.source"):
+        load_rows(write_rows(tmp_path / "r.csv", sample("test", [4], 20, 1, "label")), ["sft"], 1)
+
+
+@pytest.mark.skipif(not RELEASED.is_file(), reason="the released rows are not in ../shared/data/corr2cause")
+def test_the_released_rows_are_read_whole_and_39_labels_are_corrected() -> None:
+    check_source(RELEASED)
+    rows = [(label, read(text, label)) for _, text, label in read_csv(RELEASED)]
+    assert len(rows) == 2500
+    assert all(row.mec for _, row in rows)
+    assert sum(label != row.label for label, row in rows) == 39
+    parts = load_rows(Data(source=str(RELEASED), max_variables=6, balance=None), ["sft"], 1)
+    assert parts.left_out == {}
+    assert_apart(parts.rows, ["sft"])
+    assert {row.input for row in parts.rows["sft"]} < {row.input for _, row in rows}
