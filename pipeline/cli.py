@@ -50,11 +50,13 @@ def run(
 ) -> None:
     """Run a recipe: preprocess, train, evaluate; what is done is skipped."""
     settings, folder, cluster = resolve(recipe, overrides or [], run_name, model)
-    choice = Choice(only, first, last, replace)
+    choice = Choice(only, first, last, replace, fresh)
     if dry_run:
         show.plan(make_plan(settings, folder, cluster, choice), as_json)
         return
     way = _via(via)
+    if fresh or not folder.logs.exists():
+        make_plan(settings, folder, cluster, choice)  # what is wrong is told before folders are deleted or made
     with folder.locked():
         if fresh:
             start_over(folder, settings, show.console)

@@ -87,8 +87,8 @@ class Data(Section):
     completions: Literal["trace", "short", "answer"] = "trace"
     relabel: bool = True
     """Give the variables random letters (generated rows): removes the order of letters as a shortcut."""
-    balance: bool = True
-    """Training rows half valid, half not; the dev and test rows keep their natural balance."""
+    balance: Annotated[float, Field(gt=0, lt=1)] | None = 0.5
+    """Share of valid rows among training rows; null keeps the natural share (a sixth), as dev and test rows do."""
     rows: dict[str, Count | None] = Field(default_factory=dict)
     """Rows for each training stage by its name, and for `dev` and `test`; null takes all there are."""
 

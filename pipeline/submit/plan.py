@@ -12,7 +12,7 @@ from pipeline.cluster import ClusterFile, sbatch_flags
 from pipeline.dag import Stage
 from pipeline.errors import NeedsMissing, UserError
 from pipeline.recipe import KINDS, Recipe
-from pipeline.records import first_difference
+from pipeline.records import Done, first_difference
 from pipeline.run import RunDir
 from pipeline.settings import nearest
 from pipeline.submit.sbatch import stage_script
@@ -52,12 +52,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which stages were asked for: one, or from one on, or until one; and whether to replace finished ones."""
+    """Which stages were asked for: one, or from one on, or until one; whether to replace or delete finished ones."""
 
     only: str | None = None
     first: str | None = None
     last: str | None = None
     replace: bool = False
+    fresh: bool = False
 
     def names(self, recipe: Recipe) -> set[str]:
         """The stages chosen. Raises UserError for a name that the recipe does not have."""
@@ -82,18 +83,19 @@ def make_plan(recipe: Recipe, run: RunDir, cluster: ClusterFile, choice: Choice)
         check_source(Path(recipe.data.source))
     stages = dag.build(recipe, run)
     chosen = choice.names(recipe)
-    decided = {name: _decide(run, stage, name in chosen) for name, stage in stages.items()}
-    _refuse_overwriting(run, stages, decided, choice)
-    _refuse_missing_needs(run, stages, decided)
+    markers = {name: None if choice.fresh else run.done(name) for name in stages}
+    decided = {name: _decide(run, stage, markers[name], name in chosen) for name, stage in stages.items()}
+    if not choice.replace:
+        _refuse_overwriting(run, stages, markers, decided)
+    _refuse_missing_needs(run, stages, markers, decided)
     return Plan(
         recipe, run, cluster, tuple(_plan_stage(recipe, run, cluster, s, *decided[s.name]) for s in stages.values())
     )
 
 
-def _decide(run: RunDir, stage: Stage, asked: bool) -> tuple[Action, str]:
+def _decide(run: RunDir, stage: Stage, done: Done | None, asked: bool) -> tuple[Action, str]:
     if not asked:
         return "leave", "not asked for"
-    done = run.done(stage.name)
     if done is None:
         return "run", "not done yet"
     if done.fingerprint != stage.fingerprint:
@@ -103,24 +105,26 @@ def _decide(run: RunDir, stage: Stage, asked: bool) -> tuple[Action, str]:
 
 
 def _refuse_overwriting(
-    run: RunDir, stages: dict[str, Stage], decided: dict[str, tuple[Action, str]], choice: Choice
+    run: RunDir, stages: dict[str, Stage], markers: dict[str, Done | None], decided: dict[str, tuple[Action, str]]
 ) -> None:
     changed = [
         name
         for name, (action, _) in decided.items()
-        if action == "run" and (done := run.done(name)) and done.fingerprint != stages[name].fingerprint
+        if action == "run" and (done := markers[name]) and done.fingerprint != stages[name].fingerprint
     ]
-    if changed and not choice.replace:
+    if changed:
         raise UserError(
             "finished stages have other settings, data or code now", value=changed, where=f"run {run.name}",
             do="--replace makes them anew; --run-name NAME keeps both; --fresh starts over",
         )  # fmt: skip
 
 
-def _refuse_missing_needs(run: RunDir, stages: dict[str, Stage], decided: dict[str, tuple[Action, str]]) -> None:
+def _refuse_missing_needs(
+    run: RunDir, stages: dict[str, Stage], markers: dict[str, Done | None], decided: dict[str, tuple[Action, str]]
+) -> None:
     for name, (action, _) in decided.items():
         for need in dag.ancestors(stages, name) if action == "run" else []:
-            done = run.done(need)
+            done = markers[need]
             if decided[need][0] == "leave" and (done is None or done.fingerprint != stages[need].fingerprint):
                 raise NeedsMissing(
                     f"{name} needs {need}, which is not done with these settings", where=str(run.stage(need)),

@@ -74,9 +74,19 @@ def _generate(data: Data, name: str, seed: list[int]) -> list[Row]:
     default = DEFAULT_ROWS.get(name, DEFAULT_TRAINING_ROWS)
     count = data.rows.get(name, default) or default
     numbers = [n for n in variable_mix(data) if any(split_of(each.form) == split for each in classes(n))]
-    balance: generate.Balance = "label" if split == "train" and data.balance else "natural"
-    rows = generate.stream(split, numbers, np.random.default_rng(seed), balance)
-    return list(islice(rows if split == "train" else _distinct(rows), count))
+    rng = np.random.default_rng(seed)
+    if split != "train":
+        return list(islice(_distinct(generate.stream(split, numbers, rng)), count))
+    if data.balance is None:
+        return list(islice(generate.stream(split, numbers, rng), count))
+    return list(islice(_with_share(generate.stream(split, numbers, rng, "label"), data.balance, rng), count))
+
+
+def _with_share(rows: Iterable[Row], share: float, rng: np.random.Generator) -> Iterator[Row]:
+    """Of rows that are half valid, so many that `share` of them is."""
+    for row in rows:
+        if rng.random() * max(share, 1 - share) < (share if row.label else 1 - share):
+            yield row
 
 
 def _split_for(name: str) -> Split:
@@ -112,7 +122,8 @@ def from_source(data: Data, training: list[str], seed: int) -> Parts:
         forbidden |= {row.mec for row in kept}
     rng = np.random.default_rng(seed)
     for index, name in enumerate(["dev", "test", *training]):
-        parts.rows[name] = _choose(pools[_split_for(name)], data.rows.get(name), data.balance and name in training, rng)
+        share = data.balance if name in training else None
+        parts.rows[name] = _choose(pools[_split_for(name)], data.rows.get(name), share, rng)
         if name in DEFAULT_ROWS and not any(row.label for row in parts.rows[name]):
             parts.rows[name] = _generate(data, name, [seed, index])
             parts.notes.append(f"the source has no valid row of a {name} class: {name} rows are generated")
@@ -174,13 +185,14 @@ MOST_VARIABLES = 6
 """Classes are enumerated up to this many variables."""
 
 
-def _choose(pool: list[Row], count: int | None, balanced: bool, rng: np.random.Generator) -> list[Row]:
-    """A random sample without repeats, half valid where balanced; fewer rows where the pool has not enough."""
+def _choose(pool: list[Row], count: int | None, share: float | None, rng: np.random.Generator) -> list[Row]:
+    """A random sample without repeats with a share of valid rows; fewer rows where the pool has not enough."""
     shuffled = [pool[i] for i in rng.permutation(len(pool))]
-    if not balanced:
+    if share is None:
         return shuffled[:count]
     valid = [row for row in shuffled if row.label == 1]
     other = [row for row in shuffled if row.label == 0]
-    half = min(len(valid), len(other), len(pool) if count is None else count // 2)
-    chosen = valid[:half] + other[:half]
+    total = int(min(len(valid) / share, len(other) / (1 - share), len(pool) if count is None else count))
+    yes = round(total * share)
+    chosen = valid[:yes] + other[: total - yes]
     return [chosen[i] for i in rng.permutation(len(chosen))]
