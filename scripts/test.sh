@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 say() { printf '\n== %s\n' "$*"; }
 
 say "system packages"
-bash scripts/install_system_packages.sh
+bash scripts/install_system_packages.sh --with-browser
 export PATH=$PATH:/usr/sbin
 
 say "Python packages"

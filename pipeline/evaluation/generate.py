@@ -64,9 +64,9 @@ def _complete_batch(
     ids, mask = encoded["input_ids"].to(model.device), encoded["attention_mask"].to(model.device)
     sampled = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     sampling = sampled if temperature > 0 else {"do_sample": False}
-    written = model.generate(
-        input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **sampling
-    )[:, ids.shape[1] :].tolist()
+    written = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **sampling)[
+        :, ids.shape[1] :
+    ].tolist()
     ends = _end_tokens(model, tokenizer)
     return [_cut(tokenizer, tokens, ends) for tokens in written]
 

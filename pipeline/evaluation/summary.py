@@ -9,8 +9,6 @@ from rich.table import Table
 
 from pipeline.evaluation.schema import Comparison, Interval, parse_comparison
 
-BASELINE_NAMES = {"always_yes": "always yes", "majority": "majority", "template": "template", "pair": "pair"}
-
 
 def result_table(comparison: dict[str, Any] | Comparison) -> Table:
     """Models with their intervals and, below a rule, the baselines on the same rows. At most 80 columns wide."""
@@ -30,7 +28,7 @@ def result_table(comparison: dict[str, Any] | Comparison) -> Table:
     table.add_section()
     for name, baseline in result.baselines.items():
         shares = [f"{share:.3f}" for share in (baseline.precision, baseline.recall, baseline.accuracy)]
-        table.add_row(BASELINE_NAMES.get(name, name), f"{baseline.f1:.3f}", *shares, style="dim")
+        table.add_row(name.replace("_", " "), f"{baseline.f1:.3f}", *shares, style="dim")
     return table
 
 

@@ -15,18 +15,18 @@ WIDTH, LEFT, ROW = 640, 110, 30
 def interval_chart(comparison: Comparison) -> Markup:
     """F1 of each model with its 95 % interval, and the baselines as upright lines; x runs from 0 to 1."""
     names = list(comparison.models)
-    height = ROW * (len(names) + 2)
+    height = ROW * (len(names) + 2) + 12
     span = WIDTH - LEFT - 30
     parts = []
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         x = LEFT + tick * span
-        parts.append(f'<line class="grid" x1="{x}" y1="6" x2="{x}" y2="{height - ROW}"/>')
-        parts.append(f'<text x="{x}" y="{height - ROW + 16}" text-anchor="middle">{tick:g}</text>')
+        parts.append(f'<line class="grid" x1="{x}" y1="6" x2="{x}" y2="{height - ROW - 12}"/>')
+        parts.append(f'<text x="{x}" y="{height - ROW + 4}" text-anchor="middle">{tick:g}</text>')
     for name, baseline in comparison.baselines.items():
         x = LEFT + baseline.f1 * span
         label = escape(name.replace("_", " "))
         parts.append(
-            f'<line class="baseline" x1="{x}" y1="6" x2="{x}" y2="{height - ROW}"><title>{label}</title></line>'
+            f'<line class="baseline" x1="{x}" y1="6" x2="{x}" y2="{height - ROW - 12}"><title>{label}</title></line>'
         )
     strongest = max(comparison.baselines.items(), key=lambda item: item[1].f1, default=None)
     if strongest:
