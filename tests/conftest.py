@@ -76,6 +76,6 @@ def weird_tmp_path(tmp_path: Path) -> Path:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say loudly when tests that need Slurm or real data did not run."""
-    reasons = sorted({str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", [])})  # type: ignore[index]
+    reasons = sorted({str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", [])})
     for reason in reasons:
         terminalreporter.write_sep("!", f"SKIPPED: {reason.removeprefix('Skipped: ')}", red=True)

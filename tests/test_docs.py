@@ -25,7 +25,9 @@ def test_files_named_in_code_marks_exist(page: Path) -> None:
 def test_the_tree_of_the_readme_is_the_tree() -> None:
     text = (HOME / "README.md").read_text(encoding="utf-8")
     tree = text.partition("## The tree")[2].partition("## Words")[0]
-    named = set(re.findall(r"(?:^    |\s{2,})((?:pipeline|configs|slurm|scripts|tests|benchmarks|docs)/[\w./]*)", tree, re.M))
+    named = set(
+        re.findall(r"(?:^    |\s{2,})((?:pipeline|configs|slurm|scripts|tests|benchmarks|docs)/[\w./]*)", tree, re.M)
+    )
     assert len(named) > 15
     for path in named:
         assert (HOME / path).exists(), path
@@ -42,7 +44,9 @@ def test_the_two_commands_stand_early() -> None:
 
 def test_every_verb_and_exit_code_is_documented() -> None:
     page = (HOME / "docs" / "cli.md").read_text(encoding="utf-8")
-    done = subprocess.run([sys.executable, "-m", "pipeline", "--help"], cwd=HOME, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "--help"], cwd=HOME, capture_output=True, text=True, check=True
+    )
     verbs = re.findall(r"^  (\w+) ", done.stdout.partition("Commands:")[2], re.M)
     assert {"run", "plan", "status", "logs", "cancel", "render", "evaluate", "report"} <= set(verbs)
     for verb in verbs:

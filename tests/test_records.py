@@ -77,10 +77,13 @@ def test_a_full_disk_at_the_marker_leaves_the_old_record(tmp_path: Path) -> None
 
 
 def test_the_lock_lets_one_in_and_names_it(tmp_path: Path) -> None:
-    with lock(tmp_path / ".lock", "first holder"):
-        with pytest.raises(UserError, match="another launcher works on this run: 'first holder'"):
-            with lock(tmp_path / ".lock", "second"):
-                pass
+    told = "another launcher works on this run: 'first holder'"
+    with (
+        lock(tmp_path / ".lock", "first holder"),
+        pytest.raises(UserError, match=told),
+        lock(tmp_path / ".lock", "second"),
+    ):
+        pytest.fail("two launchers got in")
     with lock(tmp_path / ".lock", "second"):
         pass
 

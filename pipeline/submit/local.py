@@ -49,9 +49,8 @@ def _run_stage(run: RunDir, name: str, console: Console) -> int:
         )  # fmt: skip
     try:
         _watch(child, run, name, console)
-    except BaseException:
+    finally:
         _stop(child)
-        raise
     return child.returncode
 
 
@@ -69,7 +68,7 @@ def _watch(child: subprocess.Popen[bytes], run: RunDir, name: str, console: Cons
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    """End the job body, which ends its processes and records it; kill what does not end."""
+    """End a job body that still runs (Ctrl-C came); it ends its processes and records it. Kill what does not end."""
     if child.poll() is None:
         os.killpg(child.pid, signal.SIGTERM)
         try:
