@@ -1,21 +1,31 @@
-"""What training stages share: batches, tokens with loss, tokenizers, adapters, generation, warnings."""
+"""What training stages share: batches, tokens with loss, tokenizers, adapters, generation, warnings, launch."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.causal.generate import sample
+from pipeline.dag import Stage
 from pipeline.errors import UserError
 from pipeline.evaluation.generate import complete
-from pipeline.recipe import Health, Lora, Model, ScratchModel
+from pipeline.load import build_recipe
+from pipeline.recipe import Health, Lora, Model, Resources, ScratchModel
+from pipeline.run import HOME, RunDir
+from pipeline.settings import read_yaml
 from pipeline.tasks.corr2cause import message, worked
 from pipeline.training import scratch
 from pipeline.training.batch import Batch, derive
 from pipeline.training.callbacks import health_warnings
 from pipeline.training.encode import IGNORED, check_lengths, encode
+from pipeline.training.launch import gpus_at_hand, launch_command, processes
 from pipeline.training.models import (
     end_of_turn,
     load_for_inference,
@@ -138,7 +148,8 @@ def test_a_statement_is_one_token(base: Path) -> None:
     for row in ROWS:
         statements = row.premise.partition("as follows:")[2].replace(" However,", "").split(".")[:-1]
         tokens = [tokenizer.decode([token]) for token in tokenizer(row.premise)["input_ids"]]
-        assert [each for each in tokens if each.endswith(".")] == [f"{each}." for each in statements]
+        ends = [each for each in tokens if each.endswith(".")]
+        assert ends[1:] == [f"{each}." for each in statements], "the first sentence lists the variables"
 
 
 def test_a_tokenizer_without_chat_template_is_refused(base: Path, tmp_path: Path) -> None:
@@ -278,3 +289,149 @@ def test_health_warnings(logs: dict[str, Any], told: list[str]) -> None:
 
 def test_the_limits_of_health_are_the_recipes() -> None:
     assert health_warnings({"kl": 1.5, "share_yes": 0.99}, Health(kl_max=2, one_sided_share=1.0)) == []
+
+
+def resources(**changes: Any) -> Resources:
+    return Resources.model_validate(changes)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "starter"),
+    [
+        ("none", "-m"),
+        ("torchrun", "-m torch.distributed.run --standalone --nproc-per-node=2 -m"),
+        (
+            "accelerate",
+            "-m accelerate.commands.launch --multi_gpu --num_processes=2 --num_machines=1 --mixed_precision=no "
+            "--dynamo_backend=no --main_process_port=0 -m",
+        ),
+        ("deepspeed", "-m deepspeed.launcher.runner --num_gpus=2 --no_local_rank --module"),
+    ],
+)
+def test_each_launcher_starts_the_stage_module(launcher: str, starter: str) -> None:
+    stage = Stage("sft2", "sft", (), {}, (), "")
+    more = {"deepspeed": "zero2.json"} if launcher == "deepspeed" else {}
+    command = launch_command(stage, Path("/a b/logs/x"), resources(launcher=launcher, **more), 2)
+    assert command == [sys.executable, *starter.split(), "pipeline.stages.sft", "/a b/logs/x", "sft2"]
+
+
+def test_one_accelerate_process_is_no_multi_gpu() -> None:
+    command = launch_command(Stage("sft", "sft", (), {}, (), ""), Path("x"), resources(launcher="accelerate"), 1)
+    assert "--multi_gpu" not in command
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "count"),
+    [
+        ({"launcher": "none", "gpus": 1}, 8, 1),
+        ({"launcher": "torchrun"}, 0, 1),
+        ({"launcher": "torchrun", "processes": 3}, 0, 3),
+        ({"launcher": "torchrun", "gpus": 4}, 4, 4),
+        ({"launcher": "torchrun", "gpus": 2}, 4, 2),
+        ({"launcher": "torchrun", "gpus": 4}, 2, 2),
+        ({"launcher": "torchrun", "gpus": 4}, 0, 1),
+        ({"launcher": "torchrun", "gpus": 4, "processes": 2}, 4, 2),
+    ],
+)
+def test_processes(settings: dict[str, Any], gpus: int, count: int) -> None:
+    assert processes(resources(**settings), gpus) == count
+
+
+def test_gpus_are_those_that_the_job_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,5")
+    monkeypatch.delenv("SLURM_GPUS_ON_NODE", raising=False)
+    assert gpus_at_hand() == 3
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpus_at_hand() == 0
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")
+    assert gpus_at_hand() == 2
+
+
+def launch_arguments(run: RunDir, stage: str) -> dict[str, Any]:
+    """How the job body starts a stage, on CPU and with one thread."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    args = [sys.executable, "-m", "pipeline.training.launch", str(run.logs), stage]
+    return {"args": args, "env": env, "cwd": HOME, "text": True}
+
+
+def launch(run: RunDir, stage: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(**launch_arguments(run, stage), capture_output=True, timeout=240, check=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A run of configs/smoke.yaml whose sft stage was trained by two processes."""
+    run = RunDir(tmp_path_factory.mktemp("run 'of two"), "r")
+    tree = read_yaml(HOME / "configs" / "smoke.yaml")
+    tree["resources"]["sft"] |= {"launcher": "torchrun", "processes": 2}
+    run.write_resolved(build_recipe("smoke", tree, "smoke.yaml"), {})
+    for stage in ("preprocess", "sft"):
+        ended = launch(run, stage)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    return run
+
+
+def test_two_processes_train_one_model(trained: RunDir) -> None:
+    assert trained.done("preprocess") and trained.done("sft")
+    state = trained.state("sft")
+    assert (state["state"], state["exit_code"], state["attempt"]) == ("done", 0, 1)
+    assert trained.attempt_log("sft", 1, rank=1).exists()
+    assert "step 4/4" in trained.latest_log("sft").read_text()
+    steps = [line["step"] for line in trained.read_metrics("sft") if "train_loss" in line]
+    assert steps == [4]
+    before, _ = load_for_inference(trained.model("base"), Model.model_validate(FP32))
+    after, _ = load_for_inference(trained.model("sft"), Model.model_validate(FP32))
+    pairs = zip(before.parameters(), after.parameters(), strict=True)
+    assert any(not one.equal(other) for one, other in pairs)
+
+
+def test_a_stage_that_is_done_is_not_run_again(trained: RunDir) -> None:
+    marker = trained.done("sft")
+    ended = launch(trained, "sft")
+    assert (ended.returncode, ended.stdout.strip()) == (0, "sft is done already")
+    assert trained.done("sft") == marker
+    assert trained.state("sft")["attempt"] == 1
+
+
+def test_a_model_file_that_is_gone_is_named(trained: RunDir) -> None:
+    path = trained.model("sft") / "model.safetensors"
+    aside = path.rename(trained.root / "aside")
+    ended = launch(trained, "grpo")
+    aside.rename(path)
+    assert ended.returncode == 3
+    lines = [line for line in ended.stderr.splitlines() if "models/r_sft_model/model.safetensors is missing" in line]
+    assert len(lines) == 1 and lines[0].startswith("error: grpo needs sft")
+    assert "Traceback" not in ended.stdout + ended.stderr
+    state = trained.state("grpo")
+    assert (state["state"], state["exit_code"]) == ("failed", 3)
+    assert "run sft again" in state["reason"]
+
+
+def test_a_stop_signal_is_recorded_and_ends_every_process(trained: RunDir) -> None:
+    body = subprocess.Popen(
+        **launch_arguments(trained, "grpo"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=1
+    )
+    assert body.stdout is not None
+    first = body.stdout.readline()
+    assert first.startswith("stage grpo of run r, attempt")
+    child = wait_for_child(body)
+    body.send_signal(signal.SIGTERM)
+    body.communicate(timeout=60)
+    assert body.returncode == 130
+    state = trained.state("grpo")
+    assert (state["state"], state["exit_code"], state["reason"]) == ("interrupted", 130, "stopped by SIGTERM")
+    assert trained.done("grpo") is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
+def wait_for_child(body: subprocess.Popen[str]) -> int:
+    """The process of the stage, once the job body has started it and handles SIGTERM."""
+    children, status = (Path(f"/proc/{body.pid}") / name for name in (f"task/{body.pid}/children", "status"))
+    while True:
+        assert body.poll() is None
+        found = children.read_text().split()
+        handled = int(status.read_text().partition("SigCgt:")[2].split()[0], 16)
+        if found and handled >> (signal.SIGTERM - 1) & 1:
+            return int(found[0])
+        time.sleep(0.02)
