@@ -281,6 +281,26 @@ def test_a_file_without_a_test_class_gets_generated_ones(tmp_path: Path) -> None
     assert_apart(parts.rows, ["sft"])
 
 
+def test_rows_of_a_hub_data_set_that_stand_in_a_held_out_one_are_left_out(
+    tmp_path: Path, mixed: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    Path("hub").mkdir()
+    for name, rows in (("test", mixed[:60]), ("validation", mixed[40:120]), ("train", mixed[100:])):
+        write_rows(Path("hub") / f"{name}.csv", rows)
+    parts = load_rows(Data(source="hub", balance=None), ["sft"], 1)
+    assert set(parts.rows["test"]) == set(mixed[:60])
+    dev = [row for row in mixed[40:120] if row.mec not in classes_in(mixed[:60])]
+    assert set(parts.rows["dev"]) == set(dev)
+    assert set(parts.rows["sft"]) == {r for r in mixed[100:] if r.mec not in classes_in(mixed[:60] + dev)}
+    assert_apart(parts.rows, ["sft"])
+    used = sum(map(len, parts.rows.values()))
+    assert parts.left_out == {
+        "premise stands in a held-out set, under some renaming": 60 + 80 + len(mixed[100:]) - used
+    }
+
+
 def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, mixed: list[Row]) -> None:
     data = write_rows(tmp_path / "r.csv", [mixed[0], replace(mixed[1], hypothesis="A likes B.")])
     with pytest.raises(UserError, match=r"row 1: .*A likes B.*r\.csv"):
