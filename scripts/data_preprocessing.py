@@ -1,6 +1,6 @@
 """Make the processed rows of a recipe on this machine.
 
-    python scripts/data_preprocessing.py RECIPE [section.key=value ...] [--run-name NAME]
+python scripts/data_preprocessing.py RECIPE [section.key=value ...] [--run-name NAME]
 """
 
 from __future__ import annotations

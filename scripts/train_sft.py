@@ -1,6 +1,6 @@
 """Run the SFT stage of a recipe on this machine.
 
-    python scripts/train_sft.py RECIPE [section.key=value ...] [--run-name NAME]
+python scripts/train_sft.py RECIPE [section.key=value ...] [--run-name NAME]
 """
 
 from __future__ import annotations
