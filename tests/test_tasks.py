@@ -229,6 +229,17 @@ def test_no_class_is_shared_and_only_training_is_balanced() -> None:
     assert np.mean([row.label for row in natural]) < 0.4
 
 
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_training_rows_have_the_share_of_valid_rows_asked_for(share: float) -> None:
+    rows = load_rows(SMALL.model_copy(update={"balance": share, "rows": {"sft": 1000}}), ["sft"], 5).rows
+    assert abs(np.mean([row.label for row in rows["sft"]]) - share) < 0.06
+
+
+def test_no_held_out_row_stands_twice() -> None:
+    rows = load_rows(SMALL.model_copy(update={"rows": {"dev": 300, "test": 600, "sft": 1}}), ["sft"], 5).rows
+    assert [len({row.input for row in rows[name]}) for name in ("dev", "test")] == [300, 600]
+
+
 def write_rows(path: Path, rows: list[Row]) -> Data:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
