@@ -14,11 +14,9 @@ from pipeline.causal.solver import separating_sets, solve
 from pipeline.causal.text import ANSWERS, Parsed, Premise, join
 
 Style = Literal["full", "short", "answer"]
-"""`full` names a separating set of every pair, every edge and the short paths; `short` none of these; `answer` is the
-last line."""
+"""`full` names a separating set of every pair and every edge; `short` leaves both out; `answer` is the last line."""
 
 HEADS = ("Skeleton", "Colliders", "Edges", "Paths", "Check", "Therefore")
-OPTIONAL = ("Paths",)
 
 _HEAD = re.compile(rf"\b({'|'.join(HEADS)}):")
 _SHOWN = {"full": ("<", ">", "-"), "short": ("<", ">")}
@@ -58,8 +56,6 @@ def write(row: Parsed, style: Style = "full") -> str:
         "Paths": [_path(graph, each, names) for each in witness.short_paths(graph, row.hypothesis)],
         "Check": _check_section(graph, found, names),
     }
-    if style == "short":
-        del sections["Paths"]
     return " ".join((*(f"{head}: {'; '.join(each or ['none'])};" for head, each in sections.items()), answer))
 
 
@@ -121,8 +117,6 @@ def check(text: str, row: Parsed) -> list[Verdict]:
     if list(sections) != [head for head in HEADS if head in sections]:
         verdicts.append(Verdict(HEADS[0], "order", False, f"the sections are {', '.join(HEADS)}"))
     for head in HEADS[:-1]:
-        if head in OPTIONAL and head not in sections:
-            continue
         judge = Judge(facts, row.hypothesis)
         verdicts += _section(head, sections.get(head), judge)
     outcome = judge.outcome() if all(each.holds for each in verdicts if each.head == HEADS[-2]) else None
