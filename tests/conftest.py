@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
 
-END_STATES = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
+END_STATES = {
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "BOOT_FAIL",
+    "DEADLINE",
+}
+NO_SLURM = "no Slurm here: "
+"""How the reason begins for which a test of Slurm is skipped."""
 
 
 class Slurm:
@@ -37,33 +50,57 @@ class Slurm:
             command, cwd=cwd, env={**self.env, **env}, capture_output=True, text=True, timeout=120, check=False
         )
 
+    def submit(self, *arguments: str, cwd: Path, **env: str) -> str:
+        """The id of the job that sbatch makes of these arguments."""
+        done = self.run("sbatch", "--parsable", *arguments, cwd=cwd, **env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
     def field(self, job: str, name: str) -> str:
-        """One field of `scontrol show job`, such as JobState, Reason or Dependency."""
-        shown = self.run("scontrol", "show", "job", "-o", job).stdout
-        return next((word.partition("=")[2] for word in shown.split() if word.startswith(f"{name}=")), "")
+        """One field (a word) of `scontrol show job`, such as Reason or Dependency; "" when the job is forgotten."""
+        done = self.run("scontrol", "show", "job", "-o", job)
+        assert done.returncode == 0 or "Invalid job id" in done.stderr, done.stderr
+        return next((word.partition("=")[2] for word in done.stdout.split() if word.startswith(f"{name}=")), "")
+
+    def state(self, job: str) -> str:
+        """PENDING, RUNNING, COMPLETED and so on; "" when Slurm has forgotten the job, MinJobAge after its end."""
+        return self.field(job, "JobState")
 
     def wait(self, *jobs: str, seconds: float = 120) -> list[str]:
         """Wait until all jobs have ended; their states."""
         end = time.monotonic() + seconds
-        while not all(self.field(job, "JobState") in END_STATES for job in jobs):
+        while not all((state := self.state(job)) in END_STATES or not state for job in jobs):
             assert time.monotonic() < end, self.run("squeue").stdout
             time.sleep(0.2)
-        return [self.field(job, "JobState") for job in jobs]
+        return [self.state(job) for job in jobs]
+
+    def wait_for(self, job: str, name: str, value: str, seconds: float = 30) -> None:
+        """Wait until a field of a job has this value."""
+        end = time.monotonic() + seconds
+        while (found := self.field(job, name)) != value:
+            assert time.monotonic() < end, f"{name} of job {job} is {found}, not {value}"
+            time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")
-def slurm() -> Iterator[Slurm]:
-    """A real Slurm of two nodes, started once."""
+def slurm_root() -> Iterator[Path]:
+    """A folder in which munged agrees to run: those that pytest makes are private."""
     reason = unavailable()
     if reason:
-        pytest.skip(f"no Slurm here: {reason}")
-    root = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))  # munged refuses folders below private ones
+        pytest.skip(NO_SLURM + reason)
+    root = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
     root.chmod(0o755)
-    cluster = Cluster(root)
+    yield root
+    shutil.rmtree(root)
+
+
+@pytest.fixture(scope="session")
+def slurm(slurm_root: Path) -> Iterator[Slurm]:
+    """A real Slurm of two nodes, started once."""
+    cluster = Cluster(slurm_root / "shared")
     cluster.up()
     yield Slurm(cluster)
     cluster.down()
-    shutil.rmtree(root, ignore_errors=True)
 
 
 @pytest.fixture
@@ -74,8 +111,11 @@ def weird_tmp_path(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say loudly when tests that need Slurm or real data did not run."""
-    reasons = sorted({str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", [])})
-    for reason in reasons:
-        terminalreporter.write_sep("!", f"SKIPPED: {reason.removeprefix('Skipped: ')}", red=True)
+    """Say loudly, after all else, which tests that need Slurm or real data did not run."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped)
+    for reason, count in sorted(reasons.items()):
+        what = f"SLURM TESTS SKIPPED: {reason.removeprefix(NO_SLURM)}" if NO_SLURM in reason else f"SKIPPED: {reason}"
+        terminalreporter.write_sep("!", f"{what} ({count})", red=True)

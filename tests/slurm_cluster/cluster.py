@@ -1,64 +1,41 @@
 """A real Slurm in one folder, for this machine only: munged, slurmctld and two slurmd on loopback, no systemd.
 
-    python tests/slurm_cluster/cluster.py up ROOT      start, then: export SLURM_CONF=ROOT/slurm.conf
-    python tests/slurm_cluster/cluster.py down ROOT    stop it and everything that it started
+    python tests/slurm_cluster/cluster.py up ROOT      start; --help names the options
+    eval "$(python tests/slurm_cluster/cluster.py env ROOT)"      from then on sbatch, squeue ... talk to it
+    python tests/slurm_cluster/cluster.py down ROOT    stop it and everything that it started, jobs included
 
-The nodes have invented sizes, so that any recipe's resources can be asked for; nothing enforces memory. ROOT must be
-a plain path whose folders belong to root and are not writable by others (munged insists).
+The nodes have invented sizes, so that any recipe's resources can be asked for. ROOT must be a plain path whose folders
+all belong to root and are not writable by others unless sticky: munged insists. A fresh folder in /tmp, mode 755, does.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
+import secrets
+import shlex
 import shutil
 import signal
-import socket
 import stat
 import subprocess
-import sys
-import time
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
-PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "scontrol", "squeue", "scancel", "setpriv")
-SBIN = "/usr/sbin"
-MARK = "SLURM_TEST_ROOT"
-"""Stands in the environment of every daemon and job step of a cluster: how the last processes are found."""
+from configuration import CGROUP_CONF, slurm_conf
+from processes import MARK, belonging, end, members, send, start_time, wait_until
 
-CONFIGURATION = """\
-ClusterName=test
-SlurmctldHost=localhost(127.0.0.1)
-SlurmctldPort={ports[0]}
-SlurmUser=root
-AuthType=auth/munge
-AuthInfo=socket={root}/munge/socket,cred_expire=5
-StateSaveLocation={root}/state
-SlurmdSpoolDir={root}/spool/%n
-SlurmctldPidFile={root}/state/pid
-SlurmdPidFile={root}/spool/%n.pid
-SlurmctldLogFile={root}/log/slurmctld.log
-SlurmdLogFile={root}/log/%n.log
-MailProg=/bin/true
-ReturnToService=2
-SlurmdTimeout=10
-KillWait=5
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core_Memory
-SlurmdParameters=config_overrides
-SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
-EnforcePartLimits=ALL
-DefMemPerCPU=1000
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-GresTypes=gpu
-PartitionName=debug Nodes=ALL PriorityTier=10 PreemptMode=OFF Default=YES
-PartitionName=preempt Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
-PartitionName=short Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=1
-"""
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "sinfo", "scancel")
+SBIN = "/usr/sbin"
+CGROUPS = Path("/sys/fs/cgroup")
+CONTROLLERS = ("freezer", "memory")
+OF_SLURM = ("SLURM", "SBATCH_", "SRUN_", "SQUEUE_", "SINFO_", "SCANCEL_", "SCONTROL_", "SALLOC_", "SACCT_")
+"""How variables begin that change what the commands of Slurm do."""
 
 
 def unavailable() -> str | None:
@@ -67,180 +44,197 @@ def unavailable() -> str | None:
         return "not root: the daemons of a test Slurm need it"
     path = f"{os.environ.get('PATH', '')}:{SBIN}"
     missing = [program for program in PROGRAMS if shutil.which(program, path=path) is None]
-    return f"not installed: {', '.join(missing)} (bash scripts/install_system_packages.sh)" if missing else None
+    if missing:
+        return f"not installed: {', '.join(missing)} (bash scripts/install_system_packages.sh)"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            make_device(Path(folder) / "device")
+        except PermissionError:
+            return "no device files can be made here: a test Slurm needs them as fake GPUs"
+    return None
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on at this moment, below the range that outgoing connections use."""
-    found: list[int] = []
-    port = 17000 + os.getpid() % 9000
-    while len(found) < count:
-        port += 1
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-                found.append(port)
-            except OSError:
-                continue
-    return found
+def make_device(path: Path) -> None:
+    """An alias of /dev/null. Raises PermissionError where the machine does not allow it."""
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
 
 
-def start_time(pid: int) -> str | None:
-    """When a process began, in clock ticks; None when it is gone or dead. Tells it from a later one of its number."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else fields[19]
-
-
-def wait_until(what: str, test: Callable[[], bool], seconds: float = 30) -> None:
-    """Poll until the test holds. Raises TimeoutError that names what was waited for."""
-    end = time.monotonic() + seconds
-    while not test():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{what}: not within {seconds} s")
-        time.sleep(0.05)
+def cgroups_work() -> bool:
+    """Whether groups of processes can be made here as Slurm makes them (cgroup v1; v2 needs a systemd)."""
+    for controller in CONTROLLERS:
+        if not (CGROUPS / controller / "cgroup.procs").exists():
+            return False
+        try:
+            Path(tempfile.mkdtemp(prefix="test", dir=CGROUPS / controller)).rmdir()
+        except OSError:
+            return False
+    return True
 
 
 @dataclass
 class Cluster:
-    """One cluster in one folder."""
+    """One cluster in one folder. Sizes are per node, memory in MB; `extra` holds slurm.conf lines that win."""
 
     root: Path
     nodes: int = 2
     cpus: int = 64
     memory: int = 600_000
     gpus: int = 8
+    min_job_age: int = 300
+    """Seconds for which an ended job is still known."""
+    cgroups: bool = field(default_factory=cgroups_work)
+    """Whether jobs are tracked, and their memory limited, by cgroups; else nothing limits them."""
     extra: str = ""
-    """More slurm.conf lines."""
+    prefix: str = field(default_factory=lambda: f"t{secrets.token_hex(3)}n")
+    """Node names begin with it; another one for every cluster of a machine."""
     processes: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Part (munged, slurmctld, a node) -> process id and start time of its daemon."""
+
+    @classmethod
+    def recorded(cls, root: Path) -> Cluster:
+        """The cluster that was started in a folder. Raises FileNotFoundError when none was."""
+        known = json.loads((root / "cluster.json").read_text())
+        processes = {part: (pid, started) for part, (pid, started) in known.pop("processes").items()}
+        return cls(**{**known, "root": Path(known["root"]), "processes": processes})
 
     @property
     def names(self) -> list[str]:
-        """Node names, other ones for every cluster on this machine."""
-        return [f"t{os.getpid()}n{i}" for i in range(1, self.nodes + 1)]
+        """Node names."""
+        return [f"{self.prefix}{i}" for i in range(1, self.nodes + 1)]
 
     @property
     def env(self) -> dict[str, str]:
         """The environment in which sbatch, squeue and the like talk to this cluster."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
-        return {**kept, "SLURM_CONF": str(self.root / "slurm.conf"), "PATH": f"{os.environ['PATH']}:{SBIN}"}
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(OF_SLURM)}
+        return {**kept, "SLURM_CONF": f"{self.root}/slurm.conf", "PATH": f"{os.environ['PATH']}:{SBIN}"}
 
     def up(self) -> None:
-        """Configure and start everything; wait until every node answers. Stops what it started when it fails."""
+        """Configure and start everything; wait until every node is idle. Stops what it started when it fails.
+
+        Raises ValueError for a folder with an odd name, RuntimeError with the log's end when a daemon gives up and
+        TimeoutError when something does not answer.
+        """
+        if not re.fullmatch(r"/[A-Za-z0-9/._-]{1,70}", str(self.root)):
+            raise ValueError(f"a plain absolute path of at most 70 characters is needed, not {str(self.root)!r}")
+        if belonging(self.root):
+            raise RuntimeError(f"a cluster is up in {self.root}")
         try:
             self._configure()
             self._start_munged()
             self._start("slurmctld", ["slurmctld", "-D"])
-            wait_until("slurmctld answers", lambda: self._call("scontrol", "ping").returncode == 0)
+            self._wait("slurmctld", lambda: self.call("scontrol", "ping").returncode == 0)
             for name in self.names:
                 self._start(name, ["slurmd", "-D", "-N", name])
-            wait_until("all nodes are idle", self._all_idle)
+            for name in self.names:
+                self._wait(name, partial(self._is_idle, name))
         except BaseException:
             self.down()
             raise
 
     def down(self) -> None:
-        """Cancel all jobs, then end exactly the processes of this cluster."""
-        if "slurmctld" in self.processes:
-            self._call("scancel", "--full", "--quiet", f"--user={os.environ.get('USER', 'root')}")
-            try:
-                wait_until("the queue is empty", lambda: not self._call("squeue", "-h").stdout.strip(), 10)
-            except TimeoutError as error:
-                print(f"test Slurm: {error}; its processes are killed", file=sys.stderr)
-        for name in reversed(list(self.processes)):
-            self._stop(*self.processes.pop(name))
-        for pid in marked_processes(self.root):
-            os.kill(pid, signal.SIGKILL)
-        self._record()
+        """End exactly the processes of this cluster, jobs included. Nothing happens when there are none."""
+        for part in reversed(list(self.processes)):
+            end(*self.processes[part])
+        wait_until(f"no process of the cluster in {self.root} is left", self._clear)
+        self.processes.clear()
+        if self.root.exists():
+            self._record()
+
+    def call(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command that talks to this cluster."""
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=30, check=False)
 
     def _configure(self) -> None:
-        for folder in ("log", "state", "spool", "dev"):
-            (self.root / folder).mkdir(parents=True, exist_ok=True)
-        ports = free_ports(1 + self.nodes)
-        lines = [CONFIGURATION.format(root=self.root, ports=ports)]
-        lines += [
-            f"NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs={self.cpus} "
-            f"RealMemory={self.memory} Gres=gpu:{self.gpus}\n"
-            for name, port in zip(self.names, ports[1:], strict=True)
-        ]
-        (self.root / "slurm.conf").write_text("".join(lines) + self.extra)
-        for i in range(self.gpus):  # Slurm wants one character device a GPU: aliases of /dev/null
-            device = self.root / "dev" / f"gpu{i}"
+        for folder in ("log", "state", "spool", "dev", "munge"):
+            (self.root / folder).mkdir(mode=0o755, parents=True, exist_ok=True)
+        values = {
+            "root": str(self.root),
+            "min_job_age": self.min_job_age,
+            "memory_per_cpu": self.memory // self.cpus,
+            "process_tracking": "proctrack/cgroup" if self.cgroups else "proctrack/linuxproc",
+            "task_plugin": "task/cgroup" if self.cgroups else "task/none",
+        }
+        size = f"CPUs={self.cpus} RealMemory={self.memory}" + (f" Gres=gpu:{self.gpus}" if self.gpus else "")
+        (self.root / "slurm.conf").write_text(slurm_conf(values, self.names, size, self.extra))
+        (self.root / "cgroup.conf").write_text(CGROUP_CONF)
+        devices = [self.root / "dev" / f"gpu{i}" for i in range(self.gpus)]  # Slurm wants one a GPU
+        for device in devices:
             if not device.exists():
-                os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
-        (self.root / "gres.conf").write_text(f"Name=gpu File={self.root}/dev/gpu[0-{self.gpus - 1}]\n")
+                make_device(device)
+        (self.root / "gres.conf").write_text("".join(f"Name=gpu File={device}\n" for device in devices))
+        self._record()
 
     def _start_munged(self) -> None:
         folder = self.root / "munge"
-        folder.mkdir(mode=0o755, exist_ok=True)
-        key = folder / "key"
-        key.write_bytes(os.urandom(128))
-        key.chmod(0o400)
-        for path in (folder, key):
-            shutil.chown(path, "munge", "munge")
-        command = ["setpriv", "--reuid=munge", "--regid=munge", "--clear-groups", "munged", "--foreground"]
-        command += [f"--{name.replace('_', '-')}={folder / name.split('_')[0]}" for name in ("socket", "pid_file")]
-        command += [f"--key-file={key}", f"--log-file={folder}/log", f"--seed-file={folder}/seed"]
-        self._start("munged", command)
-        wait_until("munged answers", lambda: (folder / "socket").is_socket())
+        key_file = folder / "key"
+        key_file.unlink(missing_ok=True)
+        key_file.touch(mode=0o600)
+        key_file.write_bytes(secrets.token_bytes(128))
+        files = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+        options = [f"--{option}={folder}/{name}" for option, name in files.items()]
+        self._start("munged", ["munged", "--foreground", *options])
+        self._wait("munged", (folder / "socket").is_socket)
 
-    def _start(self, name: str, command: Sequence[str]) -> None:
-        with (self.root / "log" / f"{name}.out").open("ab") as log:
+    def _start(self, part: str, command: Sequence[str]) -> None:
+        with (self.root / "log" / f"{part}.out").open("ab") as log:
             started = subprocess.Popen(
                 command, env={**self.env, MARK: str(self.root)}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True, cwd="/",
             )  # fmt: skip
-        self.processes[name] = (started.pid, start_time(started.pid) or "")
+        self.processes[part] = (started.pid, start_time(started.pid) or "")
         self._record()
 
     def _record(self) -> None:
-        (self.root / "processes.json").write_text(json.dumps(self.processes))
+        """Write what `down` needs from another process; a kill while writing leaves the old one."""
+        new = self.root / "cluster.json.new"
+        new.write_text(json.dumps({**asdict(self), "root": str(self.root)}))
+        new.replace(self.root / "cluster.json")
 
-    def _stop(self, pid: int, started: str) -> None:
+    def _wait(self, part: str, answers: Callable[[], bool]) -> None:
+        """Until a part answers. Raises RuntimeError when its daemon has ended before that."""
+        pid, started = self.processes[part]
+        wait_until(f"{part} answers", lambda: start_time(pid) != started or answers())
         if start_time(pid) != started:
-            return
-        os.kill(pid, signal.SIGTERM)
-        try:
-            wait_until(f"process {pid} ends", lambda: start_time(pid) != started, 10)
-        except TimeoutError:
-            os.kill(pid, signal.SIGKILL)
+            logs = [path for path in (self.root / "log").glob(f"{part}.*") if path.stat().st_size]
+            told = "\n".join(line for path in sorted(logs) for line in path.read_text().splitlines()[-5:])
+            raise RuntimeError(f"{part} did not start:\n{told}")
 
-    def _all_idle(self) -> bool:
-        states = self._call("sinfo", "-h", "-N", "-p", "debug", "-o", "%t").stdout.split()
-        return states == ["idle"] * self.nodes
+    def _is_idle(self, name: str) -> bool:
+        return self.call("sinfo", "-h", "-n", name, "-p", "debug", "-o", "%t").stdout.strip() == "idle"
 
-    def _call(self, *command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=30)
-
-
-def marked_processes(root: Path) -> list[int]:
-    """Processes whose environment says that a daemon or a job step of this cluster started them."""
-    wanted = f"{MARK}={root}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-            except OSError:  # it ended meanwhile
-                continue
-    return found
+    def _clear(self) -> bool:
+        """Kill what is left, also what cut all ties but its cgroup, and remove the cgroups; whether all is done."""
+        tops = [CGROUPS / controller / f"slurm_{name}" for controller in CONTROLLERS for name in self.names]
+        groups = [Path(folder) for top in tops for folder, _, _ in os.walk(top, topdown=False)]
+        left = belonging(self.root).union(*map(members, groups))
+        for pid in left:
+            send(pid, signal.SIGKILL)
+        for group in groups:
+            with suppress(OSError):  # it has members yet, or slurmstepd removed it
+                group.rmdir()
+        return not left and not any(top.exists() for top in tops)
 
 
-def main(verb: str, root: Path) -> None:
-    """The two verbs of the command line."""
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=["up", "env", "down"])
+    parser.add_argument("root", type=Path)
+    for name, default in (("nodes", 2), ("cpus", 64), ("memory", 600_000), ("gpus", 8), ("min-job-age", 300)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--no-cgroups", action="store_true", help="do without, even where they work")
+    parser.add_argument("--extra", default="", help="more slurm.conf lines; they win over those of the same key")
+    given = vars(parser.parse_args())
+    verb, root = given.pop("verb"), given.pop("root").resolve()
     if verb == "up":
         root.mkdir(mode=0o755, parents=True, exist_ok=True)
-        Cluster(root.resolve()).up()
-        print(f"export SLURM_CONF={root.resolve()}/slurm.conf PATH=$PATH:{SBIN}")
+        given["cgroups"] = not given.pop("no_cgroups") and cgroups_work()
+        Cluster(root, **given).up()
     elif verb == "down":
-        recorded = json.loads((root / "processes.json").read_text())
-        Cluster(root.resolve(), processes={name: (pid, begun) for name, (pid, begun) in recorded.items()}).down()
+        Cluster.recorded(root).down()
     else:
-        sys.exit(__doc__)
+        print(f"export SLURM_CONF={shlex.quote(Cluster.recorded(root).env['SLURM_CONF'])} PATH=$PATH:{SBIN}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main()
