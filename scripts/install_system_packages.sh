@@ -1,38 +1,59 @@
 #!/usr/bin/env bash
-# Install by apt what the tests drive: Slurm, munge, shellcheck, and with --with-browser Chromium. Only what is missing.
-# Where that cannot be done (not root, not Debian) it says what is missing; the tests that need it then skip, loudly.
+# Install by apt what the tests drive, only what is missing: Slurm, munge, shellcheck; Chromium with --with-browser.
+# Where that cannot be done (not root, no apt) it says what is missing and ends with 0: the tests that need it then
+# skip, loudly.
 set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin
 
-wanted=(slurmctld slurmd slurm-client munge shellcheck)
-[ "${1:-}" != --with-browser ] || wanted+=(chromium)
+programs=(slurmctld slurmd sbatch munged shellcheck)
+packages=(slurmctld slurmd slurm-client munge shellcheck)
+if [ "${1:-}" = --with-browser ]; then
+    programs+=(chromium)
+    packages+=(chromium)
+fi
 
 missing=()
-if command -v dpkg-query >/dev/null; then
-    for package in "${wanted[@]}"; do
-        status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
-        [ "$status" = installed ] || missing+=("$package")
-    done
-else
-    echo "not a Debian system: ${wanted[*]} must be installed by hand; tests that lack them are skipped"
+for i in "${!programs[@]}"; do
+    command -v "${programs[i]}" >/dev/null || missing+=("${packages[i]}")
+done
+if [ ${#missing[@]} = 0 ]; then
+    echo "system packages: all there (${packages[*]})"
     exit 0
 fi
-if [ ${#missing[@]} = 0 ]; then
-    echo "all there: ${wanted[*]}"
+if ! command -v apt-get >/dev/null; then
+    echo "system packages: NOT INSTALLED: ${missing[*]} -> no apt-get here; install them by hand, or their tests skip"
     exit 0
 fi
 if [ "$(id -u)" != 0 ]; then
-    echo "missing and not root: ${missing[*]} (apt-get install ${missing[*]}); tests that lack them are skipped"
+    echo "system packages: NOT INSTALLED: ${missing[*]} -> not root; apt-get install ${missing[*]}, or their tests skip"
     exit 0
 fi
 
-# Slurm and munge must not start services of their own: the tests start theirs, in a folder of their own.
+# The packages must not start services: the tests start their own daemons. What stood here before is put back.
 policy=/usr/sbin/policy-rc.d
-if [ ! -e $policy ]; then
-    printf '#!/bin/sh\nexit 101\n' >$policy
-    chmod +x $policy
-    trap 'rm -f $policy' EXIT
-fi
-echo "installing ${missing[*]}"
-export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
-apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+kept=$(mktemp -d)
+restore() {
+    rm -f "$policy"
+    [ ! -e "$kept/policy" ] || cp -a "$kept/policy" "$policy"
+    rm -rf "$kept"
+}
+trap restore EXIT
+[ ! -e "$policy" ] || cp -a "$policy" "$kept/policy"
+rm -f "$policy"
+printf '#!/bin/sh\nexit 101\n' >"$policy"
+chmod +x "$policy"
+
+log=$(mktemp)
+apt() {
+    DEBIAN_FRONTEND=noninteractive apt-get -qq "$@" >>"$log" 2>&1 || {
+        echo "error: apt-get $1 failed: '${missing[*]}' in the log $log -> read its last lines:" >&2
+        tail -n 5 "$log" >&2
+        exit 2
+    }
+}
+echo "system packages: reading the lists of packages"
+apt update
+echo "system packages: installing ${missing[*]}"
+apt install --yes --no-install-recommends "${missing[@]}"
+rm -f "$log"
+echo "system packages: done"
