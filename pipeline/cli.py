@@ -227,7 +227,10 @@ def main(arguments: list[str] | None = None) -> int:
         verbs = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
         if words and not words[0].startswith("-") and words[0] not in verbs:
             words = _as_run(words, verbs)
-        app(words, standalone_mode=False)
+        code: int | None = app(words, standalone_mode=False)
+        if code == 130:  # the parser swallows Ctrl-C and hands back this code
+            raise KeyboardInterrupt
+        return code or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -239,7 +242,6 @@ def main(arguments: list[str] | None = None) -> int:
         return leave.exit_code
     except Exception as error:  # noqa: BLE001 - the one place: usage errors of the parser, else a bug with its traceback
         return show.unexpected(error)
-    return 0
 
 
 def _as_run(words: list[str], verbs: set[str]) -> list[str]:

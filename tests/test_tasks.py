@@ -331,6 +331,11 @@ def test_the_released_rows_are_read_whole_and_39_labels_are_corrected() -> None:
     assert all(row.mec for _, row in rows)
     assert sum(label != row.label for label, row in rows) == 39
     parts = load_rows(Data(source=str(RELEASED), max_variables=6, balance=None), ["sft"], 1)
-    assert parts.left_out == {}
+    assert parts.left_out == {"dev rows of a source that has no valid one": 72}
     assert_apart(parts.rows, ["sft"])
     assert {row.input for row in parts.rows["sft"]} < {row.input for _, row in rows}
+
+
+def test_more_held_out_rows_than_there_are_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.rows\.test asks for 3000 different rows; the test classes have: 828"):
+        load_rows(SMALL.model_copy(update={"rows": {"test": 3000}}), ["sft"], 1)

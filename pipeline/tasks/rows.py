@@ -71,15 +71,30 @@ def generated(data: Data, training: list[str], seed: int) -> Parts:
 
 def _generate(data: Data, name: str, seed: list[int]) -> list[Row]:
     split = _split_for(name)
-    default = DEFAULT_ROWS.get(name, DEFAULT_TRAINING_ROWS)
-    count = data.rows.get(name, default) or default
+    count = data.rows.get(name) or DEFAULT_TRAINING_ROWS
     numbers = [n for n in variable_mix(data) if any(split_of(each.form) == split for each in classes(n))]
     rng = np.random.default_rng(seed)
     if split != "train":
-        return list(islice(_distinct(generate.stream(split, numbers, rng)), count))
+        count = _held_out_count(data, name, split, numbers)
+        return list(islice(_distinct(generate.stream(split, numbers, rng)), count)) if count else []
     if data.balance is None:
         return list(islice(generate.stream(split, numbers, rng), count))
     return list(islice(_with_share(generate.stream(split, numbers, rng, "label"), data.balance, rng), count))
+
+
+def _held_out_count(data: Data, name: str, split: Split, numbers: list[int]) -> int:
+    """How many dev or test rows: as many as asked for, or the default where there are so many different ones.
+
+    Raises UserError when more are asked for than the held-out classes have.
+    """
+    there = sum(generate.available(split, numbers)) if numbers else 0
+    wanted = data.rows.get(name)
+    if wanted is not None and wanted > there:
+        raise UserError(
+            f"data.rows.{name} asks for {wanted} different rows; the {split} classes have", value=there, where="data",
+            do="ask for fewer, or raise data.max_variables",
+        )  # fmt: skip
+    return wanted or min(DEFAULT_ROWS[name], there)
 
 
 def _with_share(rows: Iterable[Row], share: float, rng: np.random.Generator) -> Iterator[Row]:
@@ -125,6 +140,8 @@ def from_source(data: Data, training: list[str], seed: int) -> Parts:
         share = data.balance if name in training else None
         parts.rows[name] = _choose(pools[_split_for(name)], data.rows.get(name), share, rng)
         if name in DEFAULT_ROWS and not any(row.label for row in parts.rows[name]):
+            for _ in parts.rows[name]:
+                parts.leave_out(f"{name} rows of a source that has no valid one")
             parts.rows[name] = _generate(data, name, [seed, index])
             parts.notes.append(f"the source has no valid row of a {name} class: {name} rows are generated")
     return parts

@@ -8,6 +8,7 @@ fix, 3 needs missing, 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -104,6 +105,7 @@ def execute(run: RunDir, name: str) -> int:
     if done and done.fingerprint == stage.fingerprint and not first_difference(run.root, done.outputs, thorough=True):
         print(f"{name} is done already", flush=True)
         return 0
+    child = Child()
     attempt = run.new_attempt(name)
     log = run.attempt_log(name, attempt)
     facts: dict[str, Any] = {"attempt": attempt, "host": os.uname().nodename, "pid": os.getpid(), "reason": ""}
@@ -116,7 +118,7 @@ def execute(run: RunDir, name: str) -> int:
         run.unmark(name)
         count = processes(recipe.resources[name], gpus_at_hand())
         command = launch_command(stage, run.logs, recipe.resources[name], count)
-        code, reason = Child(log).run(command, process_environment(count, log.parent))
+        code, reason = child.run(command, process_environment(count, log.parent), log)
         if code == 0:
             run.mark_done(name, stage.fingerprint, list(stage.outputs))
     except PipelineError as error:
@@ -129,42 +131,56 @@ def execute(run: RunDir, name: str) -> int:
 
 
 class Child:
-    """The stage's processes: their output goes to the log and on to ours, a stop signal goes to all of them."""
+    """The stage's processes: their output goes to the log and on to ours, a stop signal goes to all of them.
 
-    def __init__(self, log: Path) -> None:
-        self.log = log
+    Made before anything is recorded, so that no signal finds the job body without a handler.
+    """
+
+    def __init__(self) -> None:
         self.stopped_by = ""
-        self.last_line = b""
+        self.process: subprocess.Popen[bytes] | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGUSR1, lambda *_: print("the time limit is near", flush=True))
 
-    def run(self, command: Sequence[str], environment: dict[str, str]) -> tuple[int, str]:
+    def run(self, command: Sequence[str], environment: dict[str, str], log: Path) -> tuple[int, str]:
         """(exit code, reason): 130 when a signal ended it, with the last line of output as reason of a failure."""
-        child = subprocess.Popen(
+        if self.stopped_by:
+            return STOPPED, f"stopped by {self.stopped_by}"
+        self.process = subprocess.Popen(
             command, env=environment, cwd=HOME, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda received, _: self._stop(child, received))
-        signal.signal(signal.SIGUSR1, lambda *_: print("the time limit is near", flush=True))
-        assert child.stdout is not None
-        with self.log.open("ab") as log:
-            for line in child.stdout:
+        if self.stopped_by:  # the signal came while the process was being made
+            self._end()
+        last_line = self._copy_output(log)
+        code = self.process.wait()
+        if self.stopped_by:
+            return STOPPED, f"stopped by {self.stopped_by}"
+        text = last_line.decode(errors="replace")[-300:]
+        return (0, "") if code == 0 else (code if code in (2, 3) else 1, text or f"exit code {code}")
+
+    def _copy_output(self, path: Path) -> bytes:
+        """Copy the output to the log and to our own until it ends; its last line that is not empty."""
+        assert self.process is not None and self.process.stdout is not None
+        last_line = b""
+        with path.open("ab") as log:
+            for line in self.process.stdout:
                 log.write(line)
                 log.flush()
                 sys.stdout.buffer.write(line)
                 sys.stdout.buffer.flush()
-                self.last_line = line.strip() or self.last_line
-        code = child.wait()
-        if self.stopped_by:
-            return STOPPED, f"stopped by {self.stopped_by}"
-        text = self.last_line.decode(errors="replace")[-300:]
-        return (0, "") if code == 0 else (code if code in (2, 3) else 1, text or f"exit code {code}")
+                last_line = line.strip() or last_line
+        return last_line
 
-    def _stop(self, child: subprocess.Popen[bytes], number: int) -> None:
+    def _stop(self, number: int, _: object) -> None:
         self.stopped_by = signal.Signals(number).name
-        try:
-            os.killpg(child.pid, signal.SIGTERM)
-        except ProcessLookupError:
-            return
+        self._end()
+
+    def _end(self) -> None:
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGTERM)
 
 
 def main(logs: str, name: str) -> int:
