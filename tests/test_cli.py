@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from test_slurm_dag import copy_project
 
+from pipeline.errors import UserError
 from pipeline.run import RunDir
 
 NO_CONTROLLER = """\
@@ -226,7 +227,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_a_full_disk_leaves_no_marker(project: Project, small_disk: Path) -> None:
+def test_a_run_on_a_full_disk_ends_with_an_error_and_no_marker(project: Project, small_disk: Path) -> None:
     site = project.home / "configs" / "cluster.yaml"
     site.write_text(f"output_root: {json.dumps(str(small_disk))}\n", encoding="utf-8")
     (small_disk / "filler").write_bytes(bytes(200 * 1024))
@@ -239,6 +240,20 @@ def test_a_full_disk_leaves_no_marker(project: Project, small_disk: Path) -> Non
     assert last.startswith("error: ") and " -> " in last and "Traceback" not in err, err
     assert "No space left" in err, err
     assert not list(small_disk.rglob("done.json"))
+
+
+def test_a_disk_that_is_full_at_the_marker_leaves_none(small_disk: Path) -> None:
+    run = RunDir(small_disk, "full")
+    run.write_state("sft", state="running")
+    output = run.model("sft") / "weights"
+    output.parent.mkdir(parents=True)
+    with pytest.raises(OSError, match="No space left"), output.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(UserError, match=r"cannot write: 'No space left on device' .* -> make room or set output_root"):
+        run.mark_done("sft", "f" * 64, [output])
+    assert run.done("sft") is None
+    assert {path.name for path in run.stage("sft").iterdir()} == {"state.json"}
 
 
 # -- plans write nothing --------------------------------------------------------------------------------------------
