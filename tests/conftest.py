@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -109,6 +110,11 @@ def weird_tmp_path(tmp_path: Path) -> Path:
     path = tmp_path / "a 'b\" $c; d"
     path.mkdir()
     return path
+
+
+def pytest_configure() -> None:
+    """Make TERM end the tests as ^C does, so that a test session that runs out of time stops its Slurm too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

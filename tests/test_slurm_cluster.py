@@ -37,7 +37,7 @@ def running(pid: int) -> bool:
 
 def test_two_nodes_are_idle(slurm: Slurm) -> None:
     told = slurm.run("sinfo", "-h", "-N", "-p", "debug", "-o", "%N %t %c %m %G").stdout
-    assert told.splitlines() == [f"{name} idle 64 600000 gpu:8" for name in slurm.cluster.names]
+    assert told.splitlines() == [f"{name} idle 64 600000 gpu:a100:8" for name in slurm.cluster.names]
     assert set(slurm.run("sinfo", "-h", "-o", "%P").stdout.split()) == {"debug*", "preempt", "short"}
 
 
@@ -69,9 +69,22 @@ def test_a_job_of_real_size_starts_and_gets_its_gpus(slurm: Slurm, weird_tmp_pat
     assert (weird_tmp_path / "out").read_text() == "0,1\n16\n"
 
 
-@pytest.mark.parametrize(("resources", "taken"), [("--gres=gpu:8", True), ("--gres=gpu:9", False)])
+@pytest.mark.parametrize(
+    ("resources", "taken"),
+    [
+        ("--gres=gpu:8", True),
+        ("--gres=gpu:9", False),
+        ("--gres=gpu:a100:8", True),
+        ("--gres=gpu:h100:1", False),
+        ("--mem=600000M", True),
+        ("--mem=600001M", False),
+        ("--partition=short --time=1", True),
+        ("--partition=short --time=2", False),
+        ("--partition=nonsense", False),
+    ],
+)
 def test_what_no_node_has_is_refused(slurm: Slurm, tmp_path: Path, resources: str, taken: bool) -> None:
-    done = slurm.run("sbatch", "--test-only", resources, "--wrap", "true", cwd=tmp_path)
+    done = slurm.run("sbatch", "--test-only", *resources.split(), "--wrap", "true", cwd=tmp_path)
     assert (done.returncode == 0) == taken, done.stderr
     assert slurm.run("squeue", "-h").stdout == ""
 

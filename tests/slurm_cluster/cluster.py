@@ -32,6 +32,8 @@ from processes import MARK, belonging, end, members, send, start_time, wait_unti
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "sinfo", "scancel")
 SBIN = "/usr/sbin"
+GPU_TYPE = "a100"
+"""What the fake GPUs are called: jobs may ask for gpu:2 or for gpu:a100:2."""
 CGROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS = ("freezer", "memory")
 OF_SLURM = ("SLURM", "SBATCH_", "SRUN_", "SQUEUE_", "SINFO_", "SCANCEL_", "SCONTROL_", "SALLOC_", "SACCT_")
@@ -154,14 +156,14 @@ class Cluster:
             "process_tracking": "proctrack/cgroup" if self.cgroups else "proctrack/linuxproc",
             "task_plugin": "task/cgroup" if self.cgroups else "task/none",
         }
-        size = f"CPUs={self.cpus} RealMemory={self.memory}" + (f" Gres=gpu:{self.gpus}" if self.gpus else "")
+        size = f"CPUs={self.cpus} RealMemory={self.memory}" + (f" Gres=gpu:{GPU_TYPE}:{self.gpus}" if self.gpus else "")
         (self.root / "slurm.conf").write_text(slurm_conf(values, self.names, size, self.extra))
         (self.root / "cgroup.conf").write_text(CGROUP_CONF)
         devices = [self.root / "dev" / f"gpu{i}" for i in range(self.gpus)]  # Slurm wants one a GPU
         for device in devices:
             if not device.exists():
                 make_device(device)
-        (self.root / "gres.conf").write_text("".join(f"Name=gpu File={device}\n" for device in devices))
+        (self.root / "gres.conf").write_text("".join(f"Name=gpu Type={GPU_TYPE} File={device}\n" for device in devices))
         self._record()
 
     def _start_munged(self) -> None:
