@@ -67,6 +67,7 @@ def run(
             return
         plan = make_plan(settings, folder, cluster, choice)
         show.decisions(plan)
+        show.place(plan, way, chosen=via is not None)
         jobs = start(plan, way, show.console) if plan.to_run else {}
     if jobs:
         show.submitted(plan, jobs)

@@ -44,6 +44,14 @@ def decisions(plan: Plan) -> None:
             console.print(f"{each.action:<5} {each.stage.name}: {each.reason}", markup=False, soft_wrap=True)
 
 
+def place(plan: Plan, via: str, *, chosen: bool) -> None:
+    """Where the stages will run, when nobody said so; or that there is nothing to run."""
+    if not plan.to_run:
+        console.print("nothing to do: every stage is done")
+    elif via == "local" and not chosen:
+        console.print("running on this machine, one stage after the other: no Slurm answers here")
+
+
 def plan(plan: Plan, as_json: bool) -> None:
     """The plan as a table with the exact commands and scripts, or as JSON."""
     commands = {each.stage.name: _command(plan, each) for each in plan.stages}
