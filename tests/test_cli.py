@@ -403,3 +403,10 @@ def test_ctrl_c_ends_all_processes_and_a_later_run_goes_on(project: Project) -> 
     project.works(*words)
     assert run.state("preprocess") | {"state": "done", "attempt": 2} == run.state("preprocess")
     assert run.done("preprocess")
+
+
+def test_submitit_without_slurm_runs_the_stages_in_order(project: Project) -> None:
+    words = ("run", "smoke", "--run-name", "submitit-here", "--via", "submitit", "--until")
+    project.works(*words, "preprocess")
+    broken = project.refuses(*words, "sft", "sft.lr_scheduler_type=nonsense", code=1)
+    assert "stage sft failed" in broken and "nonsense" in broken

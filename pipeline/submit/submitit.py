@@ -62,7 +62,12 @@ def _run_locally(plan: Plan, submitit: Any) -> dict[str, str]:
         plan.run.write_submission(each.stage.name, job="", via="submitit", fingerprint=each.stage.fingerprint)
         job = executor.submit(run_stage, str(plan.run.logs), each.stage.name)
         jobs[each.stage.name] = f"local {job.job_id}"
-        job.result()
+        try:
+            job.result()
+        except submitit.core.utils.FailedJobError as error:
+            reason = plan.run.state(each.stage.name).get("reason") or str(error)[-200:]
+            where = str(plan.run.latest_log(each.stage.name))
+            raise StageFailed(f"stage {each.stage.name} failed", value=reason, where=where, do="read the log") from error
     return jobs
 
 
