@@ -6,9 +6,10 @@ import random
 
 import networkx as nx
 import pytest
+from enumerated import labelled_dags
 
 from pipeline.causal.dseparation import independences
-from pipeline.causal.graphs import Graph, bits, labelled_dags, pairs
+from pipeline.causal.graphs import Graph, bits, pairs
 
 
 def as_networkx(dag: Graph) -> nx.DiGraph:

@@ -8,9 +8,9 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from pipeline.causal.equivalence import class_of
+from pipeline.causal.classes import class_of
 from pipeline.causal.generate import Balance, Row, available, sample, stream
-from pipeline.causal.relations import label
+from pipeline.causal.implied import label
 from pipeline.causal.solver import solve
 from pipeline.causal.splits import Split, split_of
 from pipeline.causal.text import read_row, template, write_premise

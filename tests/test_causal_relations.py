@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 from itertools import pairwise
 from pathlib import Path
 
 import networkx as nx
 import pytest
+from enumerated import labelled_dags
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.causal.equivalence import classes, cpdag, members
-from pipeline.causal.graphs import Graph, bits, from_code, labelled_dags, relabel, skeleton
-from pipeline.causal.relations import Hypothesis, Relation, certain, hypotheses, label, released_label, table
-from pipeline.causal.text import letters, read_row, template, write_premise
+from pipeline.causal.classes import classes
+from pipeline.causal.equivalence import cpdag, members
+from pipeline.causal.graphs import Graph, bits, from_code, relabel, skeleton
+from pipeline.causal.implied import certain, label
+from pipeline.causal.relations import Hypothesis, Relation, hypotheses, table
 
 RELEASED = Path(__file__).parent.parent.parent / "shared/data/corr2cause/train_head_2500.csv"
 
@@ -66,26 +67,3 @@ def test_a_cause_may_be_certain_along_different_paths() -> None:
     graph = cpdag((0b0010, 0b1000, 0b1001, 0))
     assert label(graph, Hypothesis(Relation.INDIRECT, 0, 3)) == 1
     assert label(graph, Hypothesis(Relation.DIRECT, 0, 1)) == 0
-
-
-@pytest.mark.parametrize(("n", "rows", "positive"), [(2, 12, 0), (3, 90, 3), (4, 720, 54), (5, 8520, 1104)])
-def test_released_labels_have_the_published_balance(n: int, rows: int, positive: int) -> None:
-    labels = [released_label(each, asked) for each in classes(n) for asked in hypotheses(n)]
-    assert (len(labels), sum(labels)) == (rows, positive)
-
-
-@pytest.mark.skipif(not RELEASED.is_file(), reason=f"no released rows at {RELEASED}")
-def test_released_rows_come_out_label_for_label() -> None:
-    by_premise = {write_premise(each.independences(), letters(n)): each for n in (4, 5) for each in classes(n)}
-    different = 0
-    with RELEASED.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 2500
-    for row in rows:
-        premise, hypothesis = row["input"].removeprefix("Premise: ").split("\nHypothesis: ")
-        each, parsed = by_premise[premise], read_row(row["input"])
-        assert parsed.premise.independences == each.independences()
-        assert released_label(each, parsed.hypothesis) == int(row["label"])
-        assert (template(hypothesis), str(each.num_variables)) == (row["template"], row["num_variables"])
-        different += label(each.cpdag, parsed.hypothesis) != int(row["label"])
-    assert different == 39

@@ -7,7 +7,8 @@ from typing import get_args
 
 import pytest
 
-from pipeline.causal.equivalence import canonical, classes
+from pipeline.causal.classes import classes
+from pipeline.causal.equivalence import canonical
 from pipeline.causal.graphs import relabel
 from pipeline.causal.splits import Split, classes_of, released_test_size, split_of
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from enumerated import labelled_dags
 
+from pipeline.causal.classes import classes
 from pipeline.causal.dseparation import independences
-from pipeline.causal.equivalence import classes, cpdag
-from pipeline.causal.graphs import labelled_dags
+from pipeline.causal.equivalence import cpdag
 from pipeline.causal.relations import Hypothesis, Relation, hypotheses
 from pipeline.causal.solver import solve
 from pipeline.causal.text import (

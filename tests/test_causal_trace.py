@@ -10,13 +10,16 @@ from itertools import combinations, pairwise, permutations
 from pathlib import Path
 
 import pytest
+from enumerated import labelled_dags
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.causal.classes import classes
 from pipeline.causal.dseparation import independences
-from pipeline.causal.equivalence import classes, cpdag, members
-from pipeline.causal.graphs import Graph, labelled_dags, relabel
-from pipeline.causal.relations import Hypothesis, Relation, hypotheses, label
+from pipeline.causal.equivalence import cpdag, members
+from pipeline.causal.graphs import Graph, relabel
+from pipeline.causal.implied import label
+from pipeline.causal.relations import Hypothesis, Relation, hypotheses
 from pipeline.causal.solver import solve
 from pipeline.causal.text import Parsed, letters, read_premise, read_row, write_premise
 from pipeline.causal.trace import HEADS, Style, check, read, write

@@ -1,19 +1,15 @@
-"""Markov equivalence classes: CPDAGs, their member DAGs, and the list of classes in the released order."""
+"""Markov equivalence classes: CPDAGs, their member DAGs, and a form that forgets the names of the variables."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache, lru_cache
-from itertools import combinations, permutations
+from functools import lru_cache
+from itertools import combinations
 from math import factorial
 
-import numpy as np
-import numpy.typing as npt
+import igraph
 
-from pipeline.causal.dseparation import Independence, independences
-from pipeline.causal.graphs import Graph, bits, direct, skeleton, topological_orders, transpose, undirected, unique_dags
+from pipeline.causal.graphs import Graph, bits, direct, relabel, skeleton, topological_orders, transpose, undirected
 
 Collider = tuple[int, int, int]
 """(x, z, y) with x < y: x -> z <- y where x and y are not adjacent (a v-structure)."""
@@ -30,18 +26,21 @@ def colliders(graph: Graph) -> frozenset[Collider]:
 
 def close(graph: Graph) -> Graph:
     """Direct every undirected edge whose direction follows from the directed ones (Meek 1995, rules 1 to 3)."""
-    while (edge := next((edge for edge in undirected(graph) if _forced(graph, *edge)), None)) is not None:
-        graph = direct(graph, *edge)
+    joined = skeleton(graph)
+    before: Graph | None = None
+    while graph != before:
+        before = graph
+        for x, y in undirected(graph):
+            if graph[y] >> x & 1 and graph[x] >> y & 1 and _forced(graph, joined, x, y):
+                graph = direct(graph, x, y)
     return graph
 
 
-def _forced(graph: Graph, x: int, y: int) -> bool:
+def _forced(graph: Graph, joined: Graph, x: int, y: int) -> bool:
     """Whether the undirected edge x - y must be x -> y: else a new v-structure or a cycle would appear."""
-    joined, parents = skeleton(graph), transpose(graph)
+    parents = transpose(graph)
     into_x, into_y = parents[x] & ~graph[x], parents[y] & ~graph[y]
-    if into_x & ~joined[y]:
-        return True
-    if graph[x] & ~parents[x] & into_y:
+    if into_x & ~joined[y] or graph[x] & ~parents[x] & into_y:
         return True
     through = bits(graph[x] & parents[x] & into_y)
     return any(not joined[a] >> b & 1 for a, b in combinations(through, 2))
@@ -61,101 +60,77 @@ def cpdag(dag: Graph) -> Graph:
     return pattern(skeleton(dag), colliders(dag))
 
 
+def is_acyclic(graph: Graph) -> bool:
+    """Whether a graph without undirected edges is a DAG."""
+    return next(topological_orders(graph), None) is not None
+
+
+@lru_cache(maxsize=1 << 14)
+def stands(graph: Graph) -> bool:
+    """Whether a graph is the CPDAG of some DAG (Andersson, Madigan & Perlman 1997)."""
+    dag = next(orientations(graph))
+    return is_acyclic(dag) and cpdag(dag) == graph
+
+
 @lru_cache(maxsize=1 << 14)
 def members(graph: Graph) -> tuple[Graph, ...]:
     """Every DAG of the class that this CPDAG stands for; empty when it stands for none."""
-    wanted = colliders(graph)
-    return tuple(dag for dag in _orientations(graph) if colliders(dag) == wanted and any(topological_orders(dag)))
+    return tuple(orientations(graph)) if stands(graph) else ()
 
 
-def _orientations(graph: Graph) -> Iterator[Graph]:
-    """Direct one undirected edge either way, follow what is forced, and go on until none is left."""
+def orientations(graph: Graph) -> Iterator[Graph]:
+    """The members of the class of a CPDAG, each once.
+
+    Every member has one source in each part that undirected edges join. With its edges pointing away, and what
+    follows from that, smaller parts are left (He, Jia & Yu 2015, section 3).
+    """
     edges = undirected(graph)
     if not edges:
         yield graph
         return
-    for x, y in (edges[0], edges[0][::-1]):
-        yield from _orientations(close(direct(graph, x, y)))
+    for root in bits(_part(graph, edges[0][0])):
+        yield from orientations(rooted(graph, root))
 
 
-@cache
-def _renamings(n: int) -> npt.NDArray[np.intp]:
-    return np.array(list(permutations(range(n))), dtype=np.intp)
+def rooted(graph: Graph, root: int) -> Graph:
+    """The graph with the undirected edges of `root` pointing away from it, and all that follows."""
+    joined = graph[root] & transpose(graph)[root]
+    return close(tuple(row & ~(1 << root) if joined >> node & 1 else row for node, row in enumerate(graph)))
+
+
+def _part(graph: Graph, node: int) -> int:
+    """The mask of the nodes that undirected edges join to `node`."""
+    parents = transpose(graph)
+    found, edge = 1 << node, 1 << node
+    while edge:
+        grown = 0
+        for each in bits(edge):
+            grown |= graph[each] & parents[each]
+        edge = grown & ~found
+        found |= edge
+    return found
 
 
 @lru_cache(maxsize=1 << 16)
 def canonical(graph: Graph) -> tuple[Graph, tuple[int, ...], int]:
-    """(form, labels, size): the smallest graph among all renamings, one renaming that gives it, how many there are.
+    """(form, labels, size): the graph under names that all its renamings agree on, those names, how many there are.
 
-    Two graphs are equal up to renaming exactly when their forms are equal; `relabel(graph, labels) == form`.
+    Two graphs are equal up to renaming exactly when their forms are equal; `relabel(graph, labels) == form`. By
+    igraph's BLISS, which takes undirected graphs with coloured nodes: an arrow becomes a path of two coloured nodes.
     """
     n = len(graph)
-    orders = _renamings(n)
-    matrix = np.array([[row >> j & 1 for j in range(n)] for row in graph])
-    masks = matrix[orders[:, :, None], orders[:, None, :]] @ (1 << np.arange(n))
-    codes = masks @ (1 << n * np.arange(n)[::-1])
-    best = int(np.argmin(codes))
-    labels = np.argsort(orders[best])
-    size = factorial(n) // int(np.count_nonzero(codes == codes[best]))
-    return tuple(int(mask) for mask in masks[best]), tuple(int(label) for label in labels), size
-
-
-@dataclass(frozen=True)
-class EquivalenceClass:
-    """One Markov equivalence class up to renaming, with the letters of the released representative."""
-
-    index: int
-    """Position in the released list of classes on this many variables (`mec_id`)."""
-    representative: Graph
-    cpdag: Graph
-    form: Graph
-    """The canonical form of the CPDAG."""
-    size: int
-    """How many labelled classes are renamings of this one."""
-
-    @property
-    def num_variables(self) -> int:
-        """How many variables the class is on."""
-        return len(self.cpdag)
-
-    @property
-    def name(self) -> str:
-        """Variables and index, such as `5:62`."""
-        return f"{self.num_variables}:{self.index}"
-
-    def independences(self) -> tuple[Independence, ...]:
-        """What is independent of what, with the representative's letters."""
-        return _independences(self.representative)
-
-
-_independences = cache(independences)
-
-
-@cache
-def classes(n: int) -> tuple[EquivalenceClass, ...]:
-    """The classes on n variables up to renaming, in the order of the released list."""
-    found: dict[Graph, EquivalenceClass] = {}
-    for dag in unique_dags(n):
-        graph = cpdag(dag)
-        form, _, size = canonical(graph)
-        if form not in found:
-            found[form] = EquivalenceClass(len(found), dag, graph, form, size)
-    return tuple(found.values())
-
-
-@cache
-def by_form(n: int) -> dict[Graph, EquivalenceClass]:
-    """The classes on n variables, keyed by canonical form."""
-    return {each.form: each for each in classes(n)}
-
-
-def class_of(graph: Graph) -> EquivalenceClass:
-    """The class up to renaming of a labelled CPDAG."""
-    return by_form(len(graph))[canonical(graph)[0]]
-
-
-def released_order(n: int) -> tuple[int, ...]:
-    """Class indices on n variables in the shuffled order that the released split is cut from (test first)."""
-    order = list(range(len(classes(n))))
-    random.Random(1).shuffle(order)
-    return tuple(order)
+    edges: list[tuple[int, int]] = []
+    colours = [0] * n
+    for x, row in enumerate(graph):
+        for y in bits(row):
+            if not graph[y] >> x & 1:
+                tail = len(colours)
+                colours += [1, 2]
+                edges += [(x, tail), (tail, tail + 1), (tail + 1, y)]
+            elif x < y:
+                edges.append((x, y))
+    drawn = igraph.Graph(n=len(colours), edges=edges)
+    order = [node for node in drawn.canonical_permutation(color=colours) if node < n]
+    labels = tuple(order.index(node) for node in range(n))
+    size = factorial(n) // int(drawn.count_automorphisms(color=colours))
+    return relabel(graph, labels), labels, size

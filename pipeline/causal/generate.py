@@ -10,9 +10,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.causal.classes import EquivalenceClass
 from pipeline.causal.dseparation import Independence
-from pipeline.causal.equivalence import EquivalenceClass
-from pipeline.causal.relations import Hypothesis, Relation, certain, hypotheses
+from pipeline.causal.implied import certain
+from pipeline.causal.relations import Hypothesis, Relation, hypotheses
 from pipeline.causal.splits import Split, classes_of
 from pipeline.causal.text import WORDINGS, letters, template, write_hypothesis, write_premise, write_row
 from pipeline.errors import UserError

@@ -1,10 +1,10 @@
-"""Graphs on few variables as bit masks, and every DAG up to renaming in the order of the released generator."""
+"""Graphs as bit masks: edges, names, orders."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
-from itertools import combinations, permutations
+from itertools import combinations
 
 Graph = tuple[int, ...]
 """Entry i is a bit mask: bit j set means i -> j; i - j (undirected) sets both bits. Nodes are 0..n-1."""
@@ -88,32 +88,3 @@ def along(graph: Graph, order: Sequence[int]) -> Graph:
     for position, node in enumerate(order):
         labels[node] = position
     return relabel(graph, labels)
-
-
-@cache
-def _unique(n: int) -> tuple[tuple[Graph, ...], tuple[int, ...]]:
-    number: list[int] = [-1] * (1 << len(pairs(n)))
-    found: list[Graph] = []
-    for code in range(len(number)):
-        if number[code] < 0:
-            dag = from_code(code, n)
-            for order in topological_orders(dag):
-                number[to_code(along(dag, order))] = len(found)
-            found.append(dag)
-    return tuple(found), tuple(number)
-
-
-def unique_dags(n: int) -> tuple[Graph, ...]:
-    """One DAG for each class of DAGs equal up to renaming: its smallest upper-triangular code, codes ascending."""
-    return _unique(n)[0]
-
-
-def unique_index(dag: Graph) -> int:
-    """Position in `unique_dags` of the DAG that `dag` is a renaming of. Raises StopIteration for a cyclic graph."""
-    return _unique(len(dag))[1][to_code(along(dag, next(topological_orders(dag))))]
-
-
-def labelled_dags(n: int) -> Iterator[Graph]:
-    """Every DAG on n named nodes once: the unique DAGs in order, each under all renamings in lexicographic order."""
-    for dag in unique_dags(n):
-        yield from dict.fromkeys(relabel(dag, labels) for labels in permutations(range(n)))

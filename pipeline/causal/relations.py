@@ -1,18 +1,16 @@
-"""The causal relations between two variables, by simple paths, and which of them a whole equivalence class implies."""
+"""The causal relations between two variables, by simple paths in a DAG."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cache, lru_cache
-from itertools import permutations
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.causal.equivalence import EquivalenceClass, members
-from pipeline.causal.graphs import Graph, bits, pairs, relabel, transpose, unique_dags, unique_index
+from pipeline.causal.graphs import Graph, bits, pairs, transpose
 
 
 class Relation(IntEnum):
@@ -37,6 +35,7 @@ class Hypothesis:
     y: int
 
 
+@cache
 def hypotheses(n: int) -> tuple[Hypothesis, ...]:
     """All hypotheses about n variables: direct and indirect causes both ways, colliders and confounders once."""
     return tuple(
@@ -81,51 +80,33 @@ def paths(dag: Graph, x: int) -> Iterator[tuple[tuple[int, ...], str]]:
 
 
 def table(dag: Graph) -> Table:
-    """Every relation that holds in one DAG, shape (4, n, n)."""
-    return _table(dag, released=False)
+    """Every relation that holds in one DAG, shape (4, n, n).
 
-
-def _table(dag: Graph, released: bool) -> Table:
+    A common effect on a simple path is a node that x reaches without passing y and y without passing x: the first
+    one that both reach ends two paths with nothing else in common. Common causes are the same with arrows reversed.
+    """
     n = len(dag)
+    parents = transpose(dag)
+    below = [[_reach(dag, x, y) for y in range(n)] for x in range(n)]
+    above = [[_reach(parents, x, y) for y in range(n)] for x in range(n)]
     found = np.zeros((len(Relation), n, n), dtype=np.bool_)
     for x in range(n):
-        for nodes, marks in paths(dag, x):
-            relation = shape(marks)
-            if relation is Relation.CONFOUNDER and released and marks.count(">") > 1:
-                continue
-            if relation is not None:
-                found[relation, x, nodes[-1]] = True
+        for y in range(n):
+            if x != y:
+                found[Relation.DIRECT, x, y] = dag[x] >> y & 1
+                found[Relation.INDIRECT, x, y] = any(below[c][x] >> y & 1 for c in bits(dag[x] & ~(1 << y)))
+                found[Relation.COLLIDER, x, y] = below[x][y] & below[y][x]
+                found[Relation.CONFOUNDER, x, y] = above[x][y] & above[y][x]
     return found
 
 
-@lru_cache(maxsize=1 << 14)
-def certain(graph: Graph) -> Table:
-    """The relations that hold in every member of the class of a CPDAG, shape (4, n, n): the labels that are 1."""
-    found: Table = np.logical_and.reduce([table(dag) for dag in members(graph)])
+def _reach(rows: Graph, start: int, avoided: int) -> int:
+    """The mask of the nodes that arrows lead to from `start` (itself among them) without passing `avoided`."""
+    found, edge = 1 << start, 1 << start
+    while edge:
+        grown = 0
+        for node in bits(edge):
+            grown |= rows[node]
+        edge = grown & ~found & ~(1 << avoided)
+        found |= edge
     return found
-
-
-def label(graph: Graph, hypothesis: Hypothesis) -> int:
-    """1 when the hypothesis holds in every member of the class of this CPDAG, else 0."""
-    return int(certain(graph)[hypothesis.relation, hypothesis.x, hypothesis.y])
-
-
-@cache
-def _released_certain(each: EquivalenceClass) -> Table:
-    n = each.num_variables
-    counted = np.ones((len(Relation), n, n), dtype=np.bool_)
-    for dag in members(each.cpdag):
-        unique = unique_dags(n)[unique_index(dag)]
-        order = next(order for order in permutations(range(n)) if relabel(unique, order) == dag)
-        counted &= _table(unique, released=True)[:, order][:, :, order]
-    return counted
-
-
-def released_label(each: EquivalenceClass, hypothesis: Hypothesis) -> int:
-    """The label of the released files, up to five variables, for a hypothesis in the representative's letters.
-
-    It differs from `label` by two slips of the released generator. Each member is a renaming `order` of a unique
-    DAG, whose relation of x and y is read at (order[x], order[y]) instead of at the places that are renamed to x
-    and y. And of the common causes only those are seen that are a parent of the second variable.
-    """
-    return int(_released_certain(each)[hypothesis.relation, hypothesis.x, hypothesis.y])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Literal
 
-from pipeline.causal.equivalence import EquivalenceClass, by_form, classes, released_order
+from pipeline.causal.classes import EquivalenceClass, by_form, classes, released_order
 from pipeline.causal.graphs import Graph
 
 Split = Literal["train", "dev", "test"]

@@ -67,7 +67,9 @@ def _run_locally(plan: Plan, submitit: Any) -> dict[str, str]:
         except submitit.core.utils.FailedJobError as error:
             reason = plan.run.state(each.stage.name).get("reason") or str(error)[-200:]
             where = str(plan.run.latest_log(each.stage.name))
-            raise StageFailed(f"stage {each.stage.name} failed", value=reason, where=where, do="read the log") from error
+            raise StageFailed(
+                f"stage {each.stage.name} failed", value=reason, where=where, do="read the log"
+            ) from error
     return jobs
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.causal import generate, relations
-from pipeline.causal.equivalence import class_of, classes
+from pipeline.causal import generate, implied, relations
+from pipeline.causal.classes import MOST, class_of, classes
 from pipeline.causal.generate import Row
 from pipeline.causal.solver import solve
 from pipeline.causal.splits import Split, split_of
@@ -189,17 +189,13 @@ def read(text: str, label: int) -> Row:
     premise, _, hypothesis = text.strip().removeprefix("Premise:").partition("\nHypothesis:")
     n = len(parsed.premise.names)
     row = Row(premise.strip(), hypothesis.strip(), label, n, template(hypothesis.strip()), "")
-    if n > MOST_VARIABLES:
+    if n > MOST:
         return row
     try:
         graph = solve(parsed.premise)
     except UserError:
         return row
-    return replace(row, label=relations.label(graph, parsed.hypothesis), mec=class_of(graph).name)
-
-
-MOST_VARIABLES = 6
-"""Classes are enumerated up to this many variables."""
+    return replace(row, label=implied.label(graph, parsed.hypothesis), mec=class_of(graph).name)
 
 
 def _choose(pool: list[Row], count: int | None, share: float | None, rng: np.random.Generator) -> list[Row]:
