@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.causal.classes import independences_of
 from pipeline.causal.enumeration import EXACT, RELEASED
-from pipeline.causal.relations import Relation
+from pipeline.causal.relations import Hypothesis, Relation
 from pipeline.causal.released import (
     ENTAILED,
     KINDS,
@@ -29,7 +29,8 @@ from pipeline.causal.released import (
     verdicts,
 )  # fmt: skip
 from pipeline.causal.splits import Split
-from pipeline.causal.text import PARAPHRASES, WORDINGS, template, write_premise, write_row
+from pipeline.causal.text import template, write_hypothesis, write_premise, write_row
+from pipeline.causal.wording import PARAPHRASED
 from pipeline.errors import UserError
 
 Config = Literal["default", "perturbation_by_paraphrasing", "perturbation_by_refactorization"]
@@ -79,10 +80,10 @@ def _hypothesis(kind: int, i: int, j: int, phrase: int, config: Config) -> tuple
     """The text, and the released template name that follows from it."""
     relation, turned = MEANING[kind]
     letters = names(max(i, j) + 1, config)
-    x, y = (letters[j], letters[i]) if turned else (letters[i], letters[j])
+    asked = Hypothesis(relation, j, i) if turned else Hypothesis(relation, i, j)
     if config == "perturbation_by_paraphrasing":
-        return PARAPHRASES[relation][0].format(x=x, y=y), KINDS[kind]
-    text = WORDINGS[relation][phrase].format(x=x, y=y)
+        return write_hypothesis(asked, letters, 0, PARAPHRASED), KINDS[kind]
+    text = write_hypothesis(asked, letters, phrase)
     return text, template(text)
 
 

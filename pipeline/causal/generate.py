@@ -10,16 +10,33 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.causal.classes import EquivalenceClass
-from pipeline.causal.dseparation import Independence
-from pipeline.causal.implied import certain
+from pipeline.causal.classes import MOST
+from pipeline.causal.implied import implied
 from pipeline.causal.relations import Hypothesis, Relation, hypotheses
-from pipeline.causal.splits import Split, classes_of
-from pipeline.causal.text import WORDINGS, letters, template, write_hypothesis, write_premise, write_row
+from pipeline.causal.sources import Dags, Source, sources
+from pipeline.causal.splits import Split
+from pipeline.causal.text import letters, template, write_hypothesis, write_premise, write_row
+from pipeline.causal.wording import COMPACT, PARAPHRASED, RELEASED, Wording
 from pipeline.errors import UserError
 
-Balance = Literal["natural", "label"]
-"""`natural`: every hypothesis of every labelled class is equally likely. `label`: half yes, half no."""
+Balance = Literal["natural", "label", "template"]
+"""`natural`: every hypothesis of every labelled class is equally likely. `label`: half yes, half no, each relation as
+often. `template`: half yes, half no, each template as often."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How rows are worded."""
+
+    relabel: bool = True
+    """Random letters; else a later letter never causes an earlier one, as in the released files."""
+    paraphrase: bool = False
+    """Premise and hypothesis each in the released wording or in a paraphrase, at random."""
+    wording: Wording | None = None
+    """Another wording for both."""
+
+
+DAGS, STYLE = Dags(), Style()
 
 
 @dataclass(frozen=True)
@@ -42,92 +59,157 @@ class Row:
         return write_row(self.premise, self.hypothesis)
 
 
+Cell = tuple[int | None, Relation | None]
+"""Wanted label and relation; None is any."""
+
+
+def _cells(balance: Balance) -> list[list[Cell]]:
+    """What is drawn in turn: a list for each label that is as likely as the other, and in it cells as likely."""
+    if balance == "natural":
+        return [[(None, None)]]
+    two_templates = (Relation.DIRECT, Relation.INDIRECT) if balance == "template" else ()
+    return [[(label, each) for each in (*Relation, *two_templates)] for label in (0, 1)]
+
+
 @dataclass(frozen=True)
 class _Table:
     """Every (class, hypothesis) of a split on n variables: entry i is class i // h, hypothesis i % h of h."""
 
-    classes: tuple[EquivalenceClass, ...]
+    sources: tuple[Source, ...]
     hypotheses: tuple[Hypothesis, ...]
-    labels: npt.NDArray[np.bool_]
+    labels: npt.NDArray[np.int8]
+    """-1 for a hypothesis that bounded search did not settle."""
     weights: npt.NDArray[np.float64]
+    """How likely each entry is by nature."""
+    sizes: npt.NDArray[np.float64]
     """How many labelled classes each entry stands for."""
 
-    def chances(self, wanted: int | None) -> npt.NDArray[np.float64]:
-        """Cumulative weights of the entries with the wanted label (any, when None)."""
-        chances: npt.NDArray[np.float64] = np.cumsum(self.weights * (wanted is None or self.labels == wanted))
+    def chances(self, cell: Cell) -> npt.NDArray[np.float64]:
+        """Cumulative weights of the entries of a cell."""
+        label, relation = cell
+        fits = self.labels >= 0 if label is None else self.labels == label
+        if relation is not None:
+            fits = fits & np.array([each.relation is relation for each in self.hypotheses] * len(self.sources))
+        chances: npt.NDArray[np.float64] = np.cumsum(self.weights * fits)
         return chances
 
 
 @cache
-def _table(split: Split, n: int) -> _Table:
-    chosen, asked = classes_of(split, n), hypotheses(n)
-    labels = [certain(each.cpdag)[h.relation, h.x, h.y] for each in chosen for h in asked]
-    weights = [float(each.size) for each in chosen for _ in asked]
-    return _Table(chosen, asked, np.array(labels, dtype=np.bool_), np.array(weights))
+def _table(split: Split, n: int, dags: Dags) -> _Table:
+    chosen, asked = sources(split, n, dags), hypotheses(n)
+    number = {"valid": 1, "invalid": 0, "undecided": -1}
+    labels = [number[found.answer(h)] for each in chosen for found in [implied(each.cpdag)] for h in asked]
+    weights = [each.weight for each in chosen for _ in asked]
+    sizes = [float(each.size) for each in chosen for _ in asked]
+    return _Table(chosen, asked, np.array(labels, dtype=np.int8), np.array(weights), np.array(sizes))
 
 
 @lru_cache(maxsize=1 << 15)
-def _premise(each: EquivalenceClass, labels: tuple[int, ...]) -> str:
-    renamed: list[Independence] = []
-    for x, y, given in each.independences():
+def _premise(each: Source, labels: tuple[int, ...], wording: Wording, names: tuple[str, ...]) -> str:
+    renamed = []
+    for x, y, given in each.stated:
         x, y = sorted((labels[x], labels[y]))
         renamed.append((x, y, tuple(sorted(labels[z] for z in given))))
-    return write_premise(sorted(renamed), letters(each.num_variables))
+    return write_premise(sorted(renamed), names, wording)
 
 
-def _row(table: _Table, entry: int, rng: np.random.Generator) -> Row:
-    each = table.classes[entry // len(table.hypotheses)]
+def _row(table: _Table, entry: int, style: Style, rng: np.random.Generator) -> Row:
+    each = table.sources[entry // len(table.hypotheses)]
     asked = table.hypotheses[entry % len(table.hypotheses)]
-    n = each.num_variables
-    labels = tuple(int(label) for label in rng.permutation(n))
+    n = len(each.cpdag)
+    labels = tuple(int(label) for label in rng.permutation(n)) if style.relabel else tuple(range(n))
     x, y = labels[asked.x], labels[asked.y]
     if asked.relation > Relation.INDIRECT:
         x, y = sorted((x, y))
-    phrase = int(rng.integers(len(WORDINGS[asked.relation])))
-    text = write_hypothesis(Hypothesis(asked.relation, x, y), letters(n), phrase)
-    return Row(_premise(each, labels), text, int(table.labels[entry]), n, template(text), each.name)
+    told, said = _wordings(style, n, rng)
+    names = style.wording.names[:n] if style.wording and style.wording.names else letters(n)
+    phrase = int(rng.integers(len(said.hypotheses[asked.relation])))
+    meant = Hypothesis(asked.relation, x, y)
+    text = write_hypothesis(meant, names, phrase, said)
+    two_phrases = asked.relation is Relation.INDIRECT
+    plain = write_hypothesis(meant, letters(n), phrase if said is RELEASED else int(two_phrases and x > y))
+    kind = template(plain)  # of another wording: what its meaning is called in the first edition
+    return Row(_premise(each, labels, told, names), text, int(table.labels[entry]), n, kind, each.name)
+
+
+def _wordings(style: Style, n: int, rng: np.random.Generator) -> tuple[Wording, Wording]:
+    """The wording of the premise and that of the hypothesis."""
+    if style.wording is not None:
+        return style.wording, style.wording
+    told, said = RELEASED, RELEASED
+    if style.paraphrase:
+        told, said = ((RELEASED, PARAPHRASED)[int(rng.integers(2))] for _ in range(2))
+    return (told if n <= MOST else COMPACT), said
 
 
 def stream(
-    split: Split, num_variables: Sequence[int], rng: np.random.Generator, balance: Balance = "natural"
+    split: Split,
+    num_variables: Sequence[int],
+    rng: np.random.Generator,
+    balance: Balance = "natural",
+    dags: Dags = DAGS,
+    style: Style = STYLE,
 ) -> Iterator[Row]:
-    """Rows without end, drawn with replacement; every number of variables that has the wanted label is equally likely.
+    """Rows without end, drawn with replacement; every number of variables that has a wanted row is equally likely.
 
-    The letters are random, so that their order says nothing of the causes. Raises UserError when the split has no
-    row of a wanted label.
+    Raises UserError when the split has no row of a wanted label, or the wording too few names.
     """
-    tables = [table for table in (_table(split, n) for n in num_variables) if table.classes]
-    sources: list[list[tuple[_Table, npt.NDArray[np.float64]]]] = []
-    for wanted in (None,) if balance == "natural" else (0, 1):
-        chances = [(table, table.chances(wanted)) for table in tables]
-        sources.append([(table, each) for table, each in chances if each[-1] > 0])
-        if not sources[-1]:
-            raise UserError(
-                f"the {split} set has no row of a wanted label on these numbers of variables",
-                value=list(num_variables), do="use more variables, or natural balance",
-            )  # fmt: skip
+    _check_names(style, max(num_variables, default=0))
+    tables = [table for table in (_table(split, n, dags) for n in num_variables) if table.sources]
+    drawn = [[each for cell in cells if (each := _having(tables, cell))] for cells in _cells(balance)]
+    if not all(drawn):
+        raise UserError(
+            f"the {split} set has no row of a wanted label on these numbers of variables",
+            value=list(num_variables), do="use more variables, or natural balance",
+        )  # fmt: skip
     while True:
-        source = sources[int(rng.integers(len(sources)))]
-        table, each = source[int(rng.integers(len(source)))]
-        yield _row(table, int(np.searchsorted(each, rng.random() * each[-1], side="right")), rng)
+        cells = drawn[int(rng.integers(len(drawn)))]
+        cell = cells[int(rng.integers(len(cells)))]
+        table, chances = cell[int(rng.integers(len(cell)))]
+        yield _row(table, int(np.searchsorted(chances, rng.random() * chances[-1], side="right")), style, rng)
+
+
+def _having(tables: list[_Table], cell: Cell) -> list[tuple[_Table, npt.NDArray[np.float64]]]:
+    """The tables that have entries of a cell, with their chances."""
+    return [(table, chances) for table in tables for chances in [table.chances(cell)] if chances[-1] > 0]
+
+
+def _check_names(style: Style, most: int) -> None:
+    wording = style.wording
+    if wording is not None and 0 < len(wording.names) < most:
+        raise UserError(
+            f"the wording {wording.name} has names for {len(wording.names)} variables", value=most,
+            where="number of variables", do="add names to the wording, or ask for fewer variables",
+        )  # fmt: skip
+    if wording is not None and not wording.compact and most > MOST:
+        raise UserError(
+            f"the wording {wording.name} lists every independence, which is for up to {MOST} variables", value=most,
+            where="number of variables", do="leave `correlated` empty: the wording is then compact",
+        )  # fmt: skip
 
 
 def sample(
-    split: Split, num_variables: Sequence[int], count: int, seed: int, balance: Balance = "natural"
+    split: Split,
+    num_variables: Sequence[int],
+    count: int,
+    seed: int,
+    balance: Balance = "natural",
+    dags: Dags = DAGS,
+    style: Style = STYLE,
 ) -> list[Row]:
-    """Rows of a stream, no input text twice; with label balance `count // 2` of them are yes.
+    """Rows of a stream, no input text twice; unless the balance is natural `count // 2` of them are yes.
 
     Raises UserError when the split has too few different rows.
     """
     quota = [count, count] if balance == "natural" else [count - count // 2, count // 2]
-    there = available(split, num_variables)
+    there = available(split, num_variables, dags, style)
     if sum(map(min, quota, there)) < count:
         raise UserError(
             f"asked for {count} different rows ({balance} balance); no and yes rows that the {split} set has",
-            value=list(there), do="ask for fewer rows or more variables",
+            value=list(there), do="ask for fewer rows, more variables or more premises",
         )  # fmt: skip
     found: dict[str, Row] = {}
-    rows = stream(split, num_variables, np.random.default_rng(seed), balance)
+    rows = stream(split, num_variables, np.random.default_rng(seed), balance, dags, style)
     while len(found) < count:
         row = next(rows)
         if row.input not in found and quota[row.label]:
@@ -136,8 +218,12 @@ def sample(
     return list(found.values())
 
 
-def available(split: Split, num_variables: Sequence[int]) -> tuple[int, int]:
+def available(split: Split, num_variables: Sequence[int], dags: Dags = DAGS, style: Style = STYLE) -> tuple[int, int]:
     """How many (no, yes) hypotheses about labelled classes a split has; two wordings of one are counted once."""
-    tables = [_table(split, n) for n in sorted(set(num_variables))]
-    yes = sum(int(table.weights[table.labels].sum()) for table in tables)
-    return sum(int(table.weights.sum()) for table in tables) - yes, yes
+    counted = [0, 0]
+    for n in sorted(set(num_variables)):
+        table = _table(split, n, dags)
+        for label in (0, 1):
+            fits = table.labels == label
+            counted[label] += int(table.sizes[fits].sum()) if style.relabel else int(np.count_nonzero(fits))
+    return counted[0], counted[1]

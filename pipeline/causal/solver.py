@@ -1,17 +1,40 @@
-"""From what a premise states to the equivalence class of the DAGs that satisfy it."""
+"""From what a premise states to the class of the DAGs that satisfy it, and from that to the answer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
-from pipeline.causal.dseparation import Independence, independences
-from pipeline.causal.equivalence import Collider, members, pattern
+from pipeline.causal.dseparation import Independence, connected, independences
+from pipeline.causal.equivalence import Collider, orientations, pattern, stands
 from pipeline.causal.graphs import Graph, bits, pairs
-from pipeline.causal.text import Premise
+from pipeline.causal.implied import implied
+from pipeline.causal.text import Parsed, Premise
 from pipeline.errors import UserError
 
 Pair = tuple[int, int]
+Verdict = Literal["valid", "invalid", "contradictory", "undecided"]
+
+
+class NoDag(UserError):
+    """A premise that no DAG satisfies."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The answer to a row."""
+
+    verdict: Verdict
+    """`contradictory`: no DAG satisfies the premise. `undecided`: not settled by bounded search (above 6 variables)."""
+    witness: Graph | None = None
+    """For an invalid hypothesis, a DAG that satisfies the premise and in which it fails."""
+
+    @property
+    def label(self) -> int:
+        """1 for valid, 0 for all else."""
+        return int(self.verdict == "valid")
 
 
 def separating_sets(stated: tuple[Independence, ...]) -> dict[Pair, tuple[int, ...]]:
@@ -37,20 +60,44 @@ def recover_colliders(joined: Graph, separated: Mapping[Pair, tuple[int, ...]]) 
 
 
 @lru_cache(maxsize=1 << 14)
-def _solve(n: int, stated: tuple[Independence, ...]) -> Graph | None:
+def _solve(n: int, stated: tuple[Independence, ...], compact: bool) -> Graph | None:
     separated = separating_sets(stated)
     joined = recover_skeleton(n, separated)
     graph = pattern(joined, recover_colliders(joined, separated))
-    dags = members(graph)
-    return graph if dags and independences(dags[0]) == stated else None
+    if not stands(graph):
+        return None
+    dag = next(orientations(graph))
+    if not compact:
+        return graph if independences(dag) == stated else None
+    apart = (not connected(dag, x, sum(1 << z for z in given)) >> y & 1 for x, y, given in stated)
+    return graph if all(apart) else None
 
 
 def solve(premise: Premise) -> Graph:
-    """The CPDAG of the DAGs whose independences are exactly the stated ones. Raises UserError when there is none."""
-    graph = _solve(len(premise.names), premise.independences)
+    """The CPDAG of the DAGs whose independences are exactly the stated ones. Raises NoDag when there is none.
+
+    A compact premise states one separating set for each pair that is not adjacent: they must all hold.
+    """
+    graph = _solve(len(premise.names), premise.independences, premise.compact)
     if graph is None:
-        raise UserError(
+        raise NoDag(
             "no DAG has exactly the stated independences", value=f"{len(premise.independences)} of them",
             do="take the row out, or state every independence of a DAG",
         )  # fmt: skip
     return graph
+
+
+def answer(row: Parsed) -> Solution:
+    """Whether the hypothesis holds in every DAG that satisfies the premise, with a witness where it does not."""
+    try:
+        found = implied(solve(row.premise))
+    except NoDag:
+        return Solution("contradictory")
+    verdict = found.answer(row.hypothesis)
+    return Solution(verdict, found.counterexample(row.hypothesis) if verdict == "invalid" else None)
+
+
+def edges(dag: Graph, names: tuple[str, ...]) -> str:
+    """`A -> B, C -> B`; `no edges` for a DAG without any."""
+    listed = [f"{names[x]} -> {names[y]}" for x, row in enumerate(dag) for y in bits(row)]
+    return ", ".join(listed) or "no edges"

@@ -3,55 +3,65 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import string
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from pipeline.causal.dseparation import Independence
 from pipeline.causal.graphs import pairs
 from pipeline.causal.relations import Hypothesis, Relation
+from pipeline.causal.wording import PARAPHRASED, RELEASED, WORDINGS, Wording
 from pipeline.errors import UserError
-
-WORDINGS = {
-    Relation.DIRECT: ("{x} directly causes {y}.",),
-    Relation.INDIRECT: ("{x} causes something else which causes {y}.", "{x} is a cause for {y}, but not a direct one."),
-    Relation.COLLIDER: ("There exists at least one collider (i.e., common effect) of {x} and {y}.",),
-    Relation.CONFOUNDER: ("There exists at least one confounder (i.e., common cause) of {x} and {y}.",),
-}
-"""The released hypothesis templates; an indirect cause has two."""
-
-PARAPHRASES = {
-    Relation.DIRECT: ("{x} directly affects {y}.",),
-    Relation.INDIRECT: ("{x} influences {y} through some mediator(s).",),
-    Relation.COLLIDER: ("{x} and {y} together cause some other variable(s).",),
-    Relation.CONFOUNDER: ("Some variable(s) cause(s) both {x} and {y}.",),
-}
-"""The templates of the released paraphrased set."""
 
 ANSWERS = ("No", "Yes")
 """The word for label 0 and for label 1."""
 
-OPENING = (
-    "Suppose there is a closed system of {n} variables, {names}. "
-    "All the statistical relations among these {n} variables are as follows: "
-)
-_OPENING = re.compile(
-    re.escape(OPENING).replace(r"\{n\}", r"(\d+)", 1).replace(r"\{n\}", r"(\d+)").replace(r"\{names\}", r"([^.:]+)")
-)
+MOST_VARIABLES = 24
+"""The solver is made and tested for premises of up to this many variables."""
 _WORDING = "use the released wording"
 _UNCUT = "give the whole premise in the released wording"
+_SENTENCE = re.compile(r"[^.]+\.?")
 _BETWEEN = re.compile(r", | and ")
 _NAME = r"([^\s,.;:]+)"
-_STATEMENTS = (
-    re.compile(rf"{_NAME} correlates with {_NAME}\."),
-    re.compile(rf"{_NAME} is independent of {_NAME}\."),
-    re.compile(rf"{_NAME} and {_NAME} are independent given ([^.]+)\."),
+_FIELD = {
+    "n": r"(\d+)",
+    "names": r"([^.:]+)",
+    "x": rf"(?P<x>{_NAME})",
+    "y": rf"(?P<y>{_NAME})",
+    "given": r"(?P<given>[^.]+)",
+}
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """What a template looks like once it is filled in."""
+    pieces = [re.escape(fixed) + _FIELD.get(field or "", "") for fixed, field, _, _ in string.Formatter().parse(text)]
+    return re.compile("".join(pieces))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """The patterns of a wording."""
+
+    wording: Wording
+    opening: re.Pattern[str]
+    statements: tuple[re.Pattern[str], ...]
+    """Independent, given others, correlated (which a compact wording has not)."""
+
+
+_READERS = tuple(
+    _Reader(
+        each,
+        _pattern(each.opening),
+        tuple(_pattern(text) for text in (each.independent, each.separated, each.correlated) if text),
+    )
+    for each in WORDINGS
 )
 _HYPOTHESES = tuple(
-    (relation, re.compile(re.escape(wording).replace(r"\{x\}", _NAME).replace(r"\{y\}", _NAME)))
-    for table in (WORDINGS, PARAPHRASES)
-    for relation, wordings in table.items()
-    for wording in wordings
+    (relation, _pattern(text))
+    for wording in (RELEASED, PARAPHRASED)
+    for relation, texts in wording.hypotheses.items()
+    for text in texts
 )
 
 
@@ -62,6 +72,8 @@ class Premise:
     names: tuple[str, ...]
     correlations: frozenset[tuple[int, int]]
     independences: tuple[Independence, ...]
+    compact: bool = False
+    """Whether one smallest separating set is stated for each pair that has one, instead of all."""
 
 
 @dataclass(frozen=True)
@@ -87,24 +99,26 @@ def split_names(text: str) -> list[str]:
     return _BETWEEN.split(text)
 
 
-def write_premise(independences: Sequence[Independence], names: Sequence[str]) -> str:
+def write_premise(independences: Sequence[Independence], names: Sequence[str], wording: Wording = RELEASED) -> str:
     """The premise that states these independences, which are sorted, and a correlation for every other pair."""
     apart = {(x, y) for x, y, given in independences if not given}
-    related = " ".join(f"{names[x]} correlates with {names[y]}." for x, y in pairs(len(names)) if (x, y) not in apart)
-    unrelated = " ".join(_independence(each, names) for each in independences)
-    return OPENING.format(n=len(names), names=join(names)) + " However, ".join(filter(None, (related, unrelated)))
+    related = "" if wording.compact else " ".join(
+        wording.correlated.format(x=names[x], y=names[y]) for x, y in pairs(len(names)) if (x, y) not in apart
+    )  # fmt: skip
+    unrelated = " ".join(_independence(each, names, wording) for each in independences)
+    stated = wording.turn.join(filter(None, (related, unrelated)))
+    return wording.opening.format(n=len(names), names=join(names)) + (stated or wording.nothing)
 
 
-def _independence(each: Independence, names: Sequence[str]) -> str:
+def _independence(each: Independence, names: Sequence[str], wording: Wording) -> str:
     x, y, given = each
-    if not given:
-        return f"{names[x]} is independent of {names[y]}."
-    return f"{names[x]} and {names[y]} are independent given {join([names[z] for z in given])}."
+    template = wording.separated if given else wording.independent
+    return template.format(x=names[x], y=names[y], given=join([names[z] for z in given]))
 
 
-def write_hypothesis(hypothesis: Hypothesis, names: Sequence[str], phrase: int = 0) -> str:
-    """The hypothesis in the released wording; `phrase` chooses among the wordings of its relation."""
-    return WORDINGS[hypothesis.relation][phrase].format(x=names[hypothesis.x], y=names[hypothesis.y])
+def write_hypothesis(hypothesis: Hypothesis, names: Sequence[str], phrase: int = 0, wording: Wording = RELEASED) -> str:
+    """The hypothesis; `phrase` chooses among the texts that the wording has for its relation."""
+    return wording.hypotheses[hypothesis.relation][phrase].format(x=names[hypothesis.x], y=names[hypothesis.y])
 
 
 def write_row(premise: str, hypothesis: str) -> str:
@@ -126,50 +140,72 @@ def read_row(text: str) -> Parsed:
 @lru_cache(maxsize=1 << 14)
 def read_premise(text: str) -> Premise:
     """Read a premise. Raises UserError for a cut or different wording, unknown variables or contradictions."""
-    opening = _OPENING.match(text)
+    reader, opening = next(
+        ((each, match) for each in _READERS if (match := each.opening.match(text))), (_READERS[0], None)
+    )
     if opening is None:
-        raise UserError("a premise begins with `Suppose there is a closed system of`", value=text[:80], do=_WORDING)
-    names = tuple(split_names(opening[2]))
-    if {opening[1], opening[3]} != {str(len(names))} or len(set(names)) < len(names) or len(names) < 2:
-        raise UserError(f"a closed system of {opening[1]} variables lists", value=opening[2], do=_WORDING)
-    correlations, independences = _read_statements(text[opening.end() :].strip(), names)
-    _agree(correlations, independences, names)
-    return Premise(names, frozenset(correlations), tuple(sorted(independences)))
+        start = RELEASED.opening.partition("{")[0].strip()
+        raise UserError(f"a premise begins with `{start}`", value=text[:80], do=_WORDING)
+    count, listed, again = opening.groups()
+    names = tuple(split_names(listed))
+    if {count, again} != {str(len(names))} or len(set(names)) < len(names) or not 2 <= len(names) <= MOST_VARIABLES:
+        raise UserError(
+            f"a closed system of {count} variables (2 to {MOST_VARIABLES}) lists", value=listed, do=_WORDING
+        )
+    correlations, independences = _read_statements(text[opening.end() :].strip(), names, reader)
+    premise = Premise(names, frozenset(correlations), tuple(sorted(independences)), reader.wording.compact)
+    _agree(premise)
+    return premise
 
 
-def _read_statements(text: str, names: tuple[str, ...]) -> tuple[set[tuple[int, int]], set[Independence]]:
+def _read_statements(
+    text: str, names: tuple[str, ...], reader: _Reader
+) -> tuple[set[tuple[int, int]], set[Independence]]:
     correlations: set[tuple[int, int]] = set()
     independences: set[Independence] = set()
-    for sentence in re.findall(r"[^.]+\.?", text):
-        bare = sentence.strip().removeprefix("However, ")
-        match = next(filter(None, (pattern.fullmatch(bare) for pattern in _STATEMENTS)), None)
+    places = {name: place for place, name in enumerate(names)}
+    turn = reader.wording.turn.strip() + " "
+    if reader.wording.nothing and text == reader.wording.nothing:
+        return correlations, independences
+    for sentence in _SENTENCE.findall(text):
+        bare = sentence.strip().removeprefix(turn)
+        match = next(filter(None, (pattern.fullmatch(bare) for pattern in reader.statements)), None)
         if match is None:
-            raise UserError("not a whole statement of the released wording", value=bare[:80], do=_UNCUT)
-        first, second, *more = match.groups()
-        x, y, *given = (_index(name, names, bare) for name in (first, second, *(split_names(more[0]) if more else ())))
-        if len({x, y, *given}) < 2 + len(given):
+            raise UserError("not a whole statement of the wording", value=bare[:80], do=_UNCUT)
+        said = match.groupdict()
+        given = split_names(said["given"]) if said.get("given") else []
+        x, y, *rest = (_index(name, places, bare) for name in (said["x"], said["y"], *given))
+        if len({x, y, *rest}) < 2 + len(rest):
             raise UserError("a statement names a variable twice", value=bare, do=_WORDING)
         x, y = sorted((x, y))
-        if match.re is _STATEMENTS[0]:
+        if match.re in reader.statements[2:]:
             correlations.add((x, y))
         else:
-            independences.add((x, y, tuple(sorted(given))))
+            independences.add((x, y, tuple(sorted(rest))))
     return correlations, independences
 
 
-def _index(name: str, names: tuple[str, ...], where: str) -> int:
-    if name not in names:
-        known = join(names)
+def _index(name: str, places: Mapping[str, int], where: str) -> int:
+    if name not in places:
+        known = join(list(places))
         raise UserError("a variable that the premise does not list", value=name, where=where, do=f"name one of {known}")
-    return names.index(name)
+    return places[name]
 
 
-def _agree(correlations: set[tuple[int, int]], independences: set[Independence], names: tuple[str, ...]) -> None:
-    """Each pair is either correlated or stated independent: another count means a cut or self-contradicting text."""
-    for x, y in pairs(len(names)):
-        if ((x, y) in correlations) == ((x, y, ()) in independences):
-            said = "both" if (x, y) in correlations else "neither"
-            pair = f"{names[x]} and {names[y]}"
+def _agree(premise: Premise) -> None:
+    """Each pair is correlated or independent, or in a compact premise separated once: else it is cut or muddled."""
+    if premise.compact:
+        separated = [(x, y) for x, y, _ in premise.independences]
+        twice = next((pair for pair in separated if separated.count(pair) > 1), None)
+        if twice is not None:
+            pair = " and ".join(premise.names[place] for place in twice)
+            raise UserError("a compact premise gives a pair one separating set", value=pair, do="state one")
+        return
+    apart = {(x, y) for x, y, given in premise.independences if not given}
+    for x, y in pairs(len(premise.names)):
+        if ((x, y) in premise.correlations) == ((x, y) in apart):
+            said = "both" if (x, y) in apart else "neither"
+            pair = f"{premise.names[x]} and {premise.names[y]}"
             raise UserError(f"{pair} are said to be {said} of correlated and independent", do=_UNCUT)
 
 
@@ -177,13 +213,14 @@ def read_hypothesis(text: str, names: tuple[str, ...]) -> Hypothesis:
     """Read a hypothesis in the released wording or its paraphrase. Raises UserError for other text."""
     for relation, pattern in _HYPOTHESES:
         if match := pattern.fullmatch(text):
-            x, y = (_index(name, names, text) for name in match.groups())
+            places = {name: place for place, name in enumerate(names)}
+            x, y = (_index(name, places, text) for name in (match["x"], match["y"]))
             if x == y:
                 raise UserError("a hypothesis about one variable", value=text, do="name two variables")
             if relation in (Relation.COLLIDER, Relation.CONFOUNDER):
                 x, y = sorted((x, y))
             return Hypothesis(relation, x, y)
-    raise UserError("a hypothesis of none of the released wordings", value=text[:80], do=_WORDING)
+    raise UserError("a hypothesis of none of the known wordings", value=text[:80], do=_WORDING)
 
 
 def template(text: str) -> str:
