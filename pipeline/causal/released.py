@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.causal import enumeration
-from pipeline.causal.classes import classes, shuffled
-from pipeline.causal.enumeration import Slips
+from pipeline.causal.classes import MOST, classes, independences_of, shuffled
+from pipeline.causal.dseparation import Independence
+from pipeline.causal.enumeration import EXACT, Slips
 from pipeline.causal.introsort import argsort
-from pipeline.causal.relations import Relation
+from pipeline.causal.relations import Hypothesis, Relation
 from pipeline.causal.splits import Split, split_of
+from pipeline.causal.text import Premise
 
 Version = Literal["v1", "v2"]
 Labels = Literal["released", "corrected", "clean"]
@@ -172,3 +174,31 @@ def verdicts(rows: Rows, slips: Slips) -> Ints:
             values = np.where(satisfiable(n)[part.unique], values, CONTRADICTED)
         found[own] = values
     return found
+
+
+REPAIRS = {
+    "names": Slips(names=False),
+    "names and confounders": Slips(names=False, confounders=False),
+    "all three": EXACT,
+}
+"""The bugs of the released generator mended one after the other."""
+
+
+@cache
+def _listed(n: int) -> dict[tuple[Independence, ...], int]:
+    """The unique DAG of each released premise on n variables."""
+    released = enumeration.equivalence_classes(n, released=True)
+    return {independences_of(n, each.unique, released=True): each.unique for each in released}
+
+
+def repaired(premise: Premise, hypothesis: Hypothesis, repair: str) -> int | None:
+    """The label (0 or 1) of a row of the second edition with some of the bugs mended; None for other premises."""
+    n = len(premise.names)
+    unique = None if n > MOST or premise.compact else _listed(n).get(premise.independences)
+    if unique is None:
+        return None
+    slips = REPAIRS[repair]
+    kind = MEANING.index((hypothesis.relation, False))
+    if not slips.descendants and not satisfiable(n)[unique]:
+        return 0
+    return int(_judged(n, slips)[unique, kind, hypothesis.x, hypothesis.y] == ENTAILED)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations, pairwise
+from itertools import combinations, islice, pairwise
 
-from pipeline.causal.equivalence import members
+from pipeline.causal.equivalence import orientations
 from pipeline.causal.graphs import Graph, undirected
 from pipeline.causal.relations import Hypothesis, Relation, paths, shape
+from pipeline.errors import UserError
+
+MOST_MEMBERS = 1000
+"""Witnesses are found among all members of a class; six variables have at most 720."""
 
 Path = tuple[int, ...]
 Arrow = tuple[int, int]
@@ -37,10 +41,21 @@ def marks(graph: Graph, path: Path) -> str:
     return "".join(mark(graph, a, b) for a, b in pairwise(path))
 
 
+@lru_cache(maxsize=1 << 12)
+def _members(graph: Graph) -> tuple[Graph, ...]:
+    found = tuple(islice(orientations(graph), MOST_MEMBERS + 1))
+    if len(found) > MOST_MEMBERS:
+        raise UserError(
+            f"more than {MOST_MEMBERS} DAGs satisfy the premise, too many to explain", value=f"{len(graph)} variables",
+            do="take a premise with more separated pairs",
+        )  # fmt: skip
+    return found
+
+
 @lru_cache(maxsize=1 << 14)
 def _shown_from(graph: Graph, x: int) -> dict[tuple[Relation, int], dict[Path, int]]:
     found: dict[tuple[Relation, int], dict[Path, int]] = {}
-    for member, dag in enumerate(members(graph)):
+    for member, dag in enumerate(_members(graph)):
         for nodes, arrows in paths(dag, x):
             relation = shape(arrows)
             if relation is not None:
@@ -58,14 +73,14 @@ def showing(graph: Graph, hypothesis: Hypothesis) -> dict[Path, int]:
 def with_arrow(graph: Graph) -> dict[Arrow, int]:
     """For either direction of each undirected edge: the mask of the members that have it."""
     return {
-        (a, b): sum(1 << member for member, dag in enumerate(members(graph)) if dag[a] >> b & 1)
+        (a, b): sum(1 << member for member, dag in enumerate(_members(graph)) if dag[a] >> b & 1)
         for a, b in undirected(graph)
     }
 
 
 def every_member(graph: Graph) -> int:
     """The mask of all members of the class."""
-    return (1 << len(members(graph))) - 1
+    return (1 << len(_members(graph))) - 1
 
 
 def union(masks: tuple[int, ...]) -> int:
