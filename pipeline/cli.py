@@ -176,6 +176,16 @@ def report(name: RunArgument) -> None:
         show.results(folder)
 
 
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def corr2cause(context: typer.Context) -> None:
+    """The causal engine: generate, solve, explain, check or audit data (`corr2cause --help`)."""
+    from pipeline.cli_corr2cause import app as verbs  # numpy and igraph are not for those who only submit
+
+    code = verbs(context.args, prog_name="python -m pipeline corr2cause", standalone_mode=False)
+    if code:
+        raise typer.Exit(code)
+
+
 @app.command(hidden=True, name="resolve")
 def resolve_recipe(recipe: RecipeName) -> None:
     """For slurm/stage.sh: make the run of a recipe ready, print its folder of logs."""

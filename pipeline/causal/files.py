@@ -112,11 +112,15 @@ def write(folder: Path, choice: Choice, form: Format = "csv") -> list[Written]:
     does not exist and for a folder that cannot be written.
     """
     _check(choice)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return _write(folder, choice, form)
-    except OSError as error:
-        raise UserError("cannot write the files", value=error.strerror, where=str(folder), do="free it") from error
+    written: list[Written] = []
+    changes: list[str] = []
+    for split, rows in splits(choice.version, choice.labels, choice.most).items():
+        made, changed = _write(folder / f"{split}.{form}", rows, choice, split, form)
+        written.append(made)
+        changes += changed
+    if choice.labels == "corrected":
+        _replace(folder / "changes.csv", ["split,row,released,corrected,premise\n", *changes])
+    return written
 
 
 def _check(choice: Choice) -> None:
@@ -131,32 +135,33 @@ def _check(choice: Choice) -> None:
         )  # fmt: skip
 
 
-def _write(folder: Path, choice: Choice, form: Format) -> list[Written]:
-    written: list[Written] = []
+def _write(path: Path, rows: Rows, choice: Choice, split: Split, form: Format) -> tuple[Written, list[str]]:
+    """Write one file; what was written, and the lines of its labels that differ from the released ones."""
+    three = choice.config == "perturbation_by_paraphrasing"
+    verdict = verdicts(rows, RELEASED if choice.labels == "released" else EXACT)
+    valid = (verdict == ENTAILED).astype(np.int64)
+    labels = verdict if three else valid
+    save(path, texts(rows, labels, choice, split), form)
     changes: list[str] = []
-    for split, rows in splits(choice.version, choice.labels, choice.most).items():
-        verdict = verdicts(rows, RELEASED if choice.labels == "released" else EXACT)
-        three = choice.config == "perturbation_by_paraphrasing"
-        labels = verdict if three else (verdict == ENTAILED).astype(np.int64)
-        path = folder / f"{split}.{form}"
-        _save(path, texts(rows, labels, choice, split), form)
-        changed = 0
-        if choice.labels == "corrected":
-            before = verdicts(rows, RELEASED)
-            before = before if three else (before == ENTAILED).astype(np.int64)
-            lines = list(_changes(split, rows, before, labels))
-            changed = len(lines)
-            changes += lines
-        written.append(Written(path, len(rows), int((verdict == ENTAILED).sum()), changed))
     if choice.labels == "corrected":
-        _replace(folder / "changes.csv", ["split,row,released,corrected,premise\n", *changes])
-    return written
+        before = verdicts(rows, RELEASED)
+        changes = list(_changes(split, rows, before if three else (before == ENTAILED).astype(np.int64), labels))
+    return Written(path, len(rows), int(valid.sum()), len(changes)), changes
 
 
 def _changes(split: Split, rows: Rows, before: Ints, after: Ints) -> Iterator[str]:
     for row in np.flatnonzero(before != after).tolist():
         fits = "satisfiable" if satisfiable(int(rows.n[row]))[rows.unique[row]] else "no DAG satisfies it"
         yield f"{split},{row},{before[row]},{after[row]},{fits}\n"
+
+
+def save(path: Path, rows: Iterator[Row], form: Format) -> None:
+    """Write rows with a header. Raises UserError when they cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save(path, rows, form)
+    except OSError as error:
+        raise UserError("cannot write", value=error.strerror, where=str(path), do="free it or make room") from error
 
 
 def _save(path: Path, rows: Iterator[Row], form: Format) -> None:
