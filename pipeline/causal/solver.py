@@ -9,7 +9,7 @@ from typing import Literal
 
 from pipeline.causal.dseparation import Independence, connected, independences
 from pipeline.causal.equivalence import Collider, orientations, pattern, stands
-from pipeline.causal.graphs import Graph, bits, pairs
+from pipeline.causal.graphs import Graph, bits, pairs, skeleton
 from pipeline.causal.implied import implied
 from pipeline.causal.text import Parsed, Premise
 from pipeline.errors import UserError
@@ -64,7 +64,7 @@ def _solve(n: int, stated: tuple[Independence, ...], compact: bool) -> Graph | N
     separated = separating_sets(stated)
     joined = recover_skeleton(n, separated)
     graph = pattern(joined, recover_colliders(joined, separated))
-    if not stands(graph):
+    if skeleton(graph) != joined or not stands(graph):  # two v-structures may each claim an edge: then it is gone
         return None
     dag = next(orientations(graph))
     if not compact:

@@ -86,7 +86,7 @@ def _look_at(path: Path, tokens: Tokens) -> File:
         try:
             asked = _read(row, record)
         except UserError as error:
-            found.unreadable.append((row, str(error)))
+            found.unreadable.append((row, f"row {row}: {error}"))
             continue
         texts[record["input"]] += 1
         meanings[asked.premise_id, asked.parsed.hypothesis] += 1
@@ -103,7 +103,7 @@ def _look_at(path: Path, tokens: Tokens) -> File:
 def _read(row: int, record: dict[str, str]) -> Asked:
     label = record.get("label")
     if label not in ("0", "1", "2"):
-        raise UserError(f"the label of row {row} is not 0, 1 or 2", value=label, do="mend this row")
+        raise UserError("the label is not 0, 1 or 2", value=label, do="mend this row")
     parsed = read_row(record.get("input", ""))
     premise, _, hypothesis = record["input"].strip().removeprefix("Premise:").partition("\nHypothesis:")
     named = record.get("template") or template(hypothesis.strip())
