@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -91,44 +93,42 @@ def make_scratch(recipe: Recipe, run: RunDir, parts: Parts, completions: dict[st
     print(f"a model of {parameters / 1e6:.2f} M parameters from scratch", flush=True)
 
 
-def prompts(recipe: Recipe, rows: list[Row], tokenizer: Any) -> list[dict[str, Any]]:
+def prompts(recipe: Recipe, rows: list[Row], tokenizer: Any) -> Iterator[dict[str, Any]]:
     """Rows as GRPO and evaluation read them: the message, the prompt through the chat template, the reference."""
-    from pipeline.training.models import render_prompt
+    from pipeline.training.models import render_prompts
 
-    made = []
-    for index, row in enumerate(rows):
-        text = message(row.premise, row.hypothesis, recipe.data.prompt)
-        made.append(
-            {
-                "id": f"{row.mec}/{index}",
-                "row": index,
-                "message": text,
-                "prompt": render_prompt(tokenizer, text),
-                "premise": row.premise,
-                "hypothesis": row.hypothesis,
-                "label": row.label,
-                "num_variables": row.num_variables,
-                "template": row.template,
-                "mec": row.mec,
-                "input": row.input,
-            }
-        )
-    return made
+    texts, again = tee(message(row.premise, row.hypothesis, recipe.data.prompt) for row in rows)
+    rendered = zip(rows, texts, render_prompts(tokenizer, again), strict=True)
+    for index, (row, text, prompt) in enumerate(rendered):
+        yield {
+            "id": f"{row.mec}/{index}",
+            "row": index,
+            "message": text,
+            "prompt": prompt,
+            "premise": row.premise,
+            "hypothesis": row.hypothesis,
+            "label": row.label,
+            "num_variables": row.num_variables,
+            "template": row.template,
+            "mec": row.mec,
+            "input": row.input,
+        }
 
 
 def write_tokens(
     recipe: Recipe, folder: Path, name: str, rows: list[Row], completions: list[str], tokenizer: Any, end: int
 ) -> None:
     """Save the token ids and labels of an SFT stage. Raises UserError for rows above its max_length."""
-    from datasets import Dataset
+    from pipeline.training.encode import check_lengths, encode, write_encoded
+    from pipeline.training.models import render_prompts
 
-    from pipeline.training.encode import check_lengths, encode
+    def rendered(some: list[Row]) -> Iterator[str]:
+        return render_prompts(tokenizer, (message(r.premise, r.hypothesis, recipe.data.prompt) for r in some))
 
-    rendered = [row["prompt"] for row in prompts(recipe, rows, tokenizer)]
-    encoded = encode(tokenizer, rendered, completions, end)
-    check_lengths(encoded["input_ids"], recipe.trainer_options(name).get("max_length"), f"{name}.max_length")
-    Dataset.from_dict(encoded).save_to_disk(folder / name)
-    examples = [{"prompt": p, "completion": c} for p, c in zip(rendered[:3], completions[:3], strict=True)]
+    tables = encode(tokenizer, rendered(rows), completions, end)
+    lengths = write_encoded(folder / f"{name}.arrow", tables, len(rows), name)
+    check_lengths(lengths, recipe.trainer_options(name).get("max_length"), f"{name}.max_length")
+    examples = [{"prompt": p, "completion": c} for p, c in zip(rendered(rows[:3]), completions[:3], strict=True)]
     print(f"first example of {name}:\n{examples[0]['prompt']}\n{examples[0]['completion']}", flush=True)
     write_rows(folder / f"{name}.examples.jsonl", examples)
 
