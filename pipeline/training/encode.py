@@ -28,9 +28,10 @@ MOST_PARTS = 1 << 17
 """Different parts that are remembered; at a thousand bytes each this is the most memory that free text can take."""
 PROGRESS_SECONDS = 5.0
 
-_CUT = re.compile(r"(?<=[.;:])(?= [A-Za-z])")
-_SPANNING = re.compile(r"[.;:][ \u0120\u2581]")
-"""A token with a stop before a space, as byte-level (\u0120) and SentencePiece (\u2581) vocabularies write it."""
+_PART = re.compile(r"(?=.)[^.;:]*(?:[.;:](?! [A-Za-z])[^.;:]*)*[.;:]?", re.DOTALL)
+"""Text up to a stop that a space and a letter follow. Written without looking back, which takes twice the time."""
+_SPANNING = re.compile(r"[.;:][ Ġ▁]")
+"""A token with a stop before a space, as byte-level (Ġ) and SentencePiece (▁) vocabularies write it."""
 _BEFORE = "."
 """Stands before every part but the first when it is tokenized: some tokenizers treat the start of a text specially."""
 
@@ -60,7 +61,7 @@ class Encoder:
             return [[ids] for ids in self._whole(texts)]
         if len(self._first) + len(self._later) > MOST_PARTS:
             self._first, self._later = {}, {}
-        cut = [_CUT.split(text) for text in texts]
+        cut = [_PART.findall(text) or [text] for text in texts]
         self._learn(self._first, {first for first, *_ in cut}, "", 0)
         self._learn(self._later, {part for _, *rest in cut for part in rest}, _BEFORE, self._skipped)
         return [[self._first[first], *map(self._later.__getitem__, rest)] for first, *rest in cut]
