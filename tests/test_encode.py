@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.causal.generate import sample
+from pipeline.causal.trace import Style
 from pipeline.recipe import ScratchModel
 from pipeline.tasks.corr2cause import message, worked
 from pipeline.training import encode as encode_module
@@ -23,7 +25,8 @@ from pipeline.training.models import render_prompt, render_prompts
 
 ROWS = sample("train", [3, 4, 5], 200, 1)
 MESSAGES = [message(row.premise, row.hypothesis, ("default", "paper")[i % 2]) for i, row in enumerate(ROWS)]
-COMPLETIONS = [worked(row.premise, row.hypothesis, ("full", "short", "answer")[i % 3]) for i, row in enumerate(ROWS)]  # type: ignore[arg-type]
+STYLES: tuple[Style, ...] = ("full", "short", "answer")
+COMPLETIONS = [worked(row.premise, row.hypothesis, STYLES[i % 3]) for i, row in enumerate(ROWS)]
 TEXTS = [*MESSAGES, *COMPLETIONS]
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -83,7 +86,7 @@ def wrapped(tokenizer: Tokenizer) -> Any:
     return fast
 
 
-KINDS = {
+KINDS: dict[str, tuple[Callable[[], Any], bool]] = {
     "statement": (lambda: scratch_tokenizer("statement"), True),
     "word": (lambda: scratch_tokenizer("word"), True),
     "byte_level": (lambda: wrapped(byte_level()), True),
