@@ -18,6 +18,9 @@ from pipeline.settings import Tree
 NOT_IN_RESULTS = ("logging_", "save_", "dataloader_", "log_", "ddp_timeout", "disable_tqdm", "micro_batch_size")
 """Beginnings of section keys that do not change what a stage makes."""
 
+TOKENIZER_FILES = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_template")
+"""Beginnings of the names of the files of a model folder that decide on tokens and prompts."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -56,16 +59,24 @@ def result_settings(recipe: Recipe, name: str) -> Tree:
     section = {k: v for k, v in recipe.sections[name].items() if not k.startswith(NOT_IN_RESULTS)}
     settings: Tree = {"task": recipe.task, "seed": recipe.seed, "model": recipe.model.model_dump(), "section": section}
     if KINDS[recipe.stage(name).kind].makes == "dataset":
+        settings["model"] = recipe.model.model_dump(include={"base", "revision", "scratch"})
+        settings["tokenizer_stamp"] = tokenizer_stamp(recipe.model.base)
         settings["data"] = recipe.data.model_dump()
         settings["source_stamp"] = source_stamp(recipe.data.source)
+        settings["teacher_stamp"] = source_stamp(recipe.data.teacher)
         settings["training_stages"] = recipe.training_stages()
     return settings
 
 
-def source_stamp(source: str) -> str | None:
+def source_stamp(source: str | None) -> str | None:
     """Hash of a data file's contents, so that a changed file is a changed stage; None for what is no file here."""
-    path = Path(source)
-    return file_hash(path) if path.is_file() else None
+    return file_hash(Path(source)) if source is not None and Path(source).is_file() else None
+
+
+def tokenizer_stamp(base: str | None) -> dict[str, str]:
+    """Hashes of the tokenizer and chat template files of a model folder, by name; empty for what is no folder here."""
+    paths = sorted(Path(base).iterdir()) if base is not None and Path(base).is_dir() else []
+    return {path.name: file_hash(path) for path in paths if path.name.startswith(TOKENIZER_FILES)}
 
 
 def stage_outputs(recipe: Recipe, run: RunDir, name: str, fingerprint: str) -> tuple[Path, ...]:

@@ -84,7 +84,10 @@ class Data(Section):
     """`released` keeps the labels of the data set; `corrected` computes them anew by its own definitions, without its
     bugs; up to five variables `clean` is the same as `corrected`."""
     prompt: Literal["default", "paper"] = "default"
-    completions: Literal["trace", "short", "answer"] = "trace"
+    completions: Literal["trace", "short", "answer", "teacher"] = "trace"
+    """What SFT learns to say: the engine's reasoning, a short one, the answer alone, or a teacher's right answers."""
+    teacher: str | None = None
+    """For completions `teacher`: a prediction file. Its rows are the SFT rows; `balance` does not apply to them."""
     relabel: bool = True
     """Give the variables random letters (generated rows): removes the order of letters as a shortcut."""
     balance: Annotated[float, Field(gt=0, lt=1)] | None = 0.5
@@ -96,6 +99,8 @@ class Data(Section):
     def _range(self) -> Data:
         if self.min_variables > self.max_variables:
             raise ValueError(f"data.min_variables {self.min_variables} is above max_variables {self.max_variables}")
+        if (self.completions == "teacher") != (self.teacher is not None):
+            raise ValueError("data.completions: teacher and data.teacher (its prediction file) go together")
         if self.source == "generated" and self.max_variables > 5:
             raise ValueError(f"the generator makes at most 5 variables, data.max_variables is {self.max_variables}")
         return self

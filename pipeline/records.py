@@ -15,6 +15,9 @@ from typing import Any
 
 from pipeline.errors import NeedsMissing, UserError
 
+SEAL = "manifest.json"
+"""In a sealed folder: what it holds, to be told whole by."""
+
 
 def write_atomic(path: Path, text: str) -> None:
     """Replace `path` by `text` so that a reader or a crash sees the old file or the new one, never a part.
@@ -111,6 +114,18 @@ def first_difference(root: Path, entries: list[Entry], *, thorough: bool) -> str
         if (thorough or stat.st_mtime_ns != entry.mtime_ns) and file_hash(path) != entry.sha256:
             return f"{entry.path} has other contents than when it was made"
     return None
+
+
+def seal(folder: Path) -> None:
+    """Write a folder's own manifest into it, last of all: what `whole` tells it by. Holds no times."""
+    entries = [asdict(entry) | {"mtime_ns": 0} for entry in manifest(folder, [folder])]
+    write_json(folder / SEAL, entries)
+
+
+def whole(folder: Path) -> bool:
+    """Whether a folder was sealed and every file that it had then is there with the same contents."""
+    entries = read_json(folder / SEAL)
+    return entries is not None and first_difference(folder, [Entry(**each) for each in entries], thorough=True) is None
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,10 @@ class RunDir:
         """A processed data set, keyed by content (the preprocess stage's fingerprint), shared by runs."""
         return self.root / "data" / "processed" / key
 
+    def dataset_draft(self, key: str) -> Path:
+        """Where this run makes a processed data set before it is whole and takes its place."""
+        return self.root / "data" / "processed" / f".{key}.{self.name}"
+
     def cache(self, name: str) -> Path:
         """A cache folder that any run may use and anybody may delete."""
         return self.root / "data" / "cache" / name

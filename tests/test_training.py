@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.causal.generate import sample
@@ -107,8 +109,9 @@ def test_loss_covers_the_completion_and_its_end_alone(templated: tuple[Any, str]
     ending = end_of_turn(tokenizer)
     assert ending == tokenizer.convert_tokens_to_ids(end)
     prompts = [render_prompt(tokenizer, text) for text in MESSAGES]
-    encoded = encode(tokenizer, prompts, COMPLETIONS, ending)
-    for prompt, completion, ids, labels in zip(prompts, COMPLETIONS, *encoded.values(), strict=True):
+    encoded = pa.concat_tables(encode(tokenizer, prompts, COMPLETIONS, ending))
+    columns = (encoded[name].to_pylist() for name in ("input_ids", "labels"))
+    for prompt, completion, ids, labels in zip(prompts, COMPLETIONS, *columns, strict=True):
         learned = [token for token in labels if token != IGNORED]
         assert tokenizer.decode(learned) == completion + end
         assert ids[len(ids) - len(learned) :] == learned
@@ -125,7 +128,7 @@ def test_a_prompt_is_closed_and_the_rendered_conversation_begins_with_it(templat
 
 
 def test_rows_above_the_limit_are_refused() -> None:
-    rows = [[1] * 5, [1] * 9, [1] * 7]
+    rows = np.array([5, 9, 7])
     check_lengths(rows, 9, "sft.max_length")
     check_lengths(rows, None, "sft.max_length")
     with pytest.raises(UserError, match=r"2 of 3 rows are longer than the limit of 6 .*: 9 in sft\.max_length"):

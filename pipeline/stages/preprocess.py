@@ -8,76 +8,86 @@ CPU work: no later stage reads a data source or tokenizes training rows.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
+from collections.abc import Iterator
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
 from pipeline import dag
 from pipeline.causal.generate import Row
-from pipeline.causal.trace import Style
-from pipeline.errors import UserError
 from pipeline.recipe import Recipe
-from pipeline.records import remove, write_json
+from pipeline.records import read_json, remove, seal, whole, write_json
 from pipeline.run import RunDir
+from pipeline.stages.completions import add_completions, sft_stages
 from pipeline.stages.rows import write_rows
-from pipeline.tasks.corr2cause import message, worked
+from pipeline.tasks.corr2cause import message
 from pipeline.tasks.rows import Parts, load_rows
 
-STYLES: dict[str, Style] = {"trace": "full", "short": "short", "answer": "answer"}
+SCRATCH = "base"
+"""Folder of the scratch model within the processed data set: its tokenizer made the tokens."""
 TOKENIZER_ROWS = 20000
 """Rows that a scratch tokenizer is trained on: more add no statement that these lack."""
 
 
 def main(logs: Path, stage: str) -> None:
-    """Write the processed data set of the run, and the scratch model where the recipe has one."""
-    from pipeline.training.models import base_source, end_of_turn, load_tokenizer
+    """Make sure of the processed data set of the run, and of the scratch model where the recipe has one.
 
+    The data set is keyed by all that it depends on; one that an earlier run made whole is used as it is.
+    """
     run = RunDir.of_logs(logs)
     recipe, _ = run.read_resolved()
     folder = dag.dataset_of(recipe, run)
-    remove([folder])
-    folder.mkdir(parents=True)
     started = time.monotonic()
-    parts = load_rows(recipe.data, recipe.training_stages(), recipe.seed)
+    facts: dict[str, Any] = {"reused": whole(folder)}
+    if facts["reused"]:
+        print(f"the processed data set is there already: {folder}", flush=True)
+    else:
+        draft = run.dataset_draft(folder.name)
+        remove([draft])
+        draft.mkdir(parents=True)
+        make_dataset(recipe, draft)
+        seal(draft)
+        if whole(folder):  # another run made the same meanwhile, and may be reading it
+            remove([draft])
+        else:
+            remove([folder])
+            draft.rename(folder)
+    if recipe.model.scratch:
+        remove([run.model("base")])
+        shutil.copytree(folder / SCRATCH, run.model("base"))
+    summary = read_json(folder / "summary.json")
+    facts |= {"rows": sum(part["rows"] for part in summary["parts"].values()), **summary["completions"]}
+    run.log_metrics(stage, {**facts, "seconds": time.monotonic() - started})
+
+
+def make_dataset(recipe: Recipe, folder: Path) -> None:
+    """Write the rows of every part, the token ids of SFT stages, the summary, and the scratch model if there is one."""
+    from pipeline.training.models import end_of_turn, load_tokenizer
+
+    started = time.monotonic()
+    training = recipe.training_stages()
+    if recipe.data.completions == "teacher":
+        training = [name for name in training if name not in sft_stages(recipe)]
+    parts = load_rows(recipe.data, training, recipe.seed)
     for note in parts.notes:
         print(f"note: {note}", flush=True)
-    completions = {name: worked_completions(recipe, parts, name) for name in sft_stages(recipe)}
+    completions, figures = add_completions(recipe, parts)
     print(f"{sum(map(len, parts.rows.values()))} rows in {time.monotonic() - started:.0f} s", flush=True)
     if recipe.model.scratch:
-        make_scratch(recipe, run, parts, completions)
-    tokenizer = load_tokenizer(base_source(recipe, run), recipe.model.revision)
+        make_scratch(recipe, folder / SCRATCH, parts, completions)
+    source = str(folder / SCRATCH) if recipe.model.scratch else str(recipe.model.base)
+    tokenizer = load_tokenizer(source, recipe.model.revision)
     for name in completions:
         write_tokens(recipe, folder, name, parts.rows[name], completions[name], tokenizer, end_of_turn(tokenizer))
     for name in parts.rows.keys() - completions.keys():
         write_rows(folder / f"{name}.jsonl", prompts(recipe, parts.rows[name], tokenizer))
-    write_summary(recipe, folder, parts, tokenizer)
-    run.log_metrics(stage, {"rows": sum(map(len, parts.rows.values())), "seconds": time.monotonic() - started})
+    write_summary(recipe, folder, parts, tokenizer, figures)
 
 
-def sft_stages(recipe: Recipe) -> list[str]:
-    """The training stages that learn from completions."""
-    return [entry.name for entry in recipe.stages if entry.kind == "sft"]
-
-
-def worked_completions(recipe: Recipe, parts: Parts, name: str) -> list[str]:
-    """A completion for each row of a part; rows whose given label the reasoning contradicts are taken out."""
-    style = STYLES[recipe.data.completions]
-    kept, completions = [], []
-    for row in parts.rows[name]:
-        completion = worked(row.premise, row.hypothesis, style)
-        if completion.endswith("Yes") != (row.label == 1):
-            parts.leave_out(f"{name}: the released label contradicts the reasoning")
-            continue
-        kept.append(row)
-        completions.append(completion)
-    if not kept:
-        raise UserError("no row is left to learn from", value=name, where="data", do="use data.labels: corrected")
-    parts.rows[name] = kept
-    return completions
-
-
-def make_scratch(recipe: Recipe, run: RunDir, parts: Parts, completions: dict[str, list[str]]) -> None:
+def make_scratch(recipe: Recipe, folder: Path, parts: Parts, completions: dict[str, list[str]]) -> None:
     """Train the tokenizer on what the training stages will read, make the model, save both."""
     from pipeline.training.scratch import save_scratch
 
@@ -86,54 +96,51 @@ def make_scratch(recipe: Recipe, run: RunDir, parts: Parts, completions: dict[st
     for name in recipe.training_stages():
         texts += [message(r.premise, r.hypothesis, recipe.data.prompt) for r in parts.rows[name][:TOKENIZER_ROWS]]
         texts += completions.get(name, [])[:TOKENIZER_ROWS]
-    remove([run.model("base")])
-    parameters = save_scratch(recipe.model.scratch, texts, run.model("base"), recipe.seed)
+    parameters = save_scratch(recipe.model.scratch, texts, folder, recipe.seed)
     print(f"a model of {parameters / 1e6:.2f} M parameters from scratch", flush=True)
 
 
-def prompts(recipe: Recipe, rows: list[Row], tokenizer: Any) -> list[dict[str, Any]]:
+def prompts(recipe: Recipe, rows: list[Row], tokenizer: Any) -> Iterator[dict[str, Any]]:
     """Rows as GRPO and evaluation read them: the message, the prompt through the chat template, the reference."""
-    from pipeline.training.models import render_prompt
+    from pipeline.training.models import render_prompts
 
-    made = []
-    for index, row in enumerate(rows):
-        text = message(row.premise, row.hypothesis, recipe.data.prompt)
-        made.append(
-            {
-                "id": f"{row.mec}/{index}",
-                "row": index,
-                "message": text,
-                "prompt": render_prompt(tokenizer, text),
-                "premise": row.premise,
-                "hypothesis": row.hypothesis,
-                "label": row.label,
-                "num_variables": row.num_variables,
-                "template": row.template,
-                "mec": row.mec,
-                "input": row.input,
-            }
-        )
-    return made
+    texts, again = tee(message(row.premise, row.hypothesis, recipe.data.prompt) for row in rows)
+    rendered = zip(rows, texts, render_prompts(tokenizer, again), strict=True)
+    for index, (row, text, prompt) in enumerate(rendered):
+        yield {
+            "id": f"{row.mec}/{index}",
+            "row": index,
+            "message": text,
+            "prompt": prompt,
+            "premise": row.premise,
+            "hypothesis": row.hypothesis,
+            "label": row.label,
+            "num_variables": row.num_variables,
+            "template": row.template,
+            "mec": row.mec,
+            "input": row.input,
+        }
 
 
 def write_tokens(
     recipe: Recipe, folder: Path, name: str, rows: list[Row], completions: list[str], tokenizer: Any, end: int
 ) -> None:
     """Save the token ids and labels of an SFT stage. Raises UserError for rows above its max_length."""
-    from datasets import Dataset
+    from pipeline.training.encode import check_lengths, encode, write_encoded
+    from pipeline.training.models import render_prompts
 
-    from pipeline.training.encode import check_lengths, encode
+    def rendered(some: list[Row]) -> Iterator[str]:
+        return render_prompts(tokenizer, (message(r.premise, r.hypothesis, recipe.data.prompt) for r in some))
 
-    rendered = [row["prompt"] for row in prompts(recipe, rows, tokenizer)]
-    encoded = encode(tokenizer, rendered, completions, end)
-    check_lengths(encoded["input_ids"], recipe.trainer_options(name).get("max_length"), f"{name}.max_length")
-    Dataset.from_dict(encoded).save_to_disk(folder / name)
-    examples = [{"prompt": p, "completion": c} for p, c in zip(rendered[:3], completions[:3], strict=True)]
+    tables = encode(tokenizer, rendered(rows), completions, end)
+    lengths = write_encoded(folder / f"{name}.arrow", tables, len(rows), name)
+    check_lengths(lengths, recipe.trainer_options(name).get("max_length"), f"{name}.max_length")
+    examples = [{"prompt": p, "completion": c} for p, c in zip(rendered(rows[:3]), completions[:3], strict=True)]
     print(f"first example of {name}:\n{examples[0]['prompt']}\n{examples[0]['completion']}", flush=True)
     write_rows(folder / f"{name}.examples.jsonl", examples)
 
 
-def write_summary(recipe: Recipe, folder: Path, parts: Parts, tokenizer: Any) -> None:
+def write_summary(recipe: Recipe, folder: Path, parts: Parts, tokenizer: Any, figures: dict[str, Any]) -> None:
     """What the data set holds: rows, valid share, classes and variables of each part, and what was left out."""
     counted = {
         name: {
@@ -146,7 +153,7 @@ def write_summary(recipe: Recipe, folder: Path, parts: Parts, tokenizer: Any) ->
         for name, rows in parts.rows.items()
     }
     summary = {"source": recipe.data.source, "parts": counted, "left_out": parts.left_out, "notes": parts.notes,
-               "vocabulary": len(tokenizer)}  # fmt: skip
+               "completions": figures, "vocabulary": len(tokenizer)}  # fmt: skip
     write_json(folder / "summary.json", summary)
     print(json.dumps(summary, indent=1), flush=True)
 

@@ -19,7 +19,7 @@ from pipeline.training.ranks import redirect_output
 def main(logs: Path, stage: str) -> None:
     """Train the stage's model and save it, tokenizer beside it, into the run's model folder."""
     redirect_output()
-    from datasets import load_from_disk
+    from datasets import Dataset
     from trl import SFTTrainer
 
     from pipeline.training.arguments import cast_adapters, save_model
@@ -32,7 +32,7 @@ def main(logs: Path, stage: str) -> None:
     tokenizer = load_tokenizer(source)
     model = load_for_training(source, recipe.model)
     set_end_of_turn(model, tokenizer)
-    rows = load_from_disk(str(dag.dataset_of(recipe, run) / stage))
+    rows = Dataset.from_file(str(dag.dataset_of(recipe, run) / f"{stage}.arrow"))
     trainer = SFTTrainer(
         model=model,
         args=sft_arguments(recipe, run, stage),

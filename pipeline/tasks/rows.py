@@ -123,7 +123,7 @@ def from_source(data: Data, training: list[str], seed: int) -> Parts:
     pools: dict[Split, list[Row]] = {"train": [], "dev": [], "test": []}
     if is_file_source(data.source):
         for row in _usable(read_csv(Path(data.source)), data, parts):
-            pools[_split_of(row)].append(row)
+            pools[class_split(row)].append(row)
     else:
         for split, name in (("train", "train"), ("dev", "validation"), ("test", "test")):
             pools[split] = list(_usable(hub_rows(data.source, name), data, parts))  # type: ignore[index]
@@ -162,7 +162,8 @@ def hub_rows(source: str, split: str) -> Iterator[tuple[int, str, int]]:
         yield index, row["input"], row["label"]
 
 
-def _split_of(row: Row) -> Split:
+def class_split(row: Row) -> Split:
+    """The set that a row's class belongs to."""
     return split_of(classes(row.num_variables)[int(row.mec.partition(":")[2])].form)
 
 
@@ -177,10 +178,13 @@ def _usable(rows: Iterable[tuple[int, str, int]], data: Data, parts: Parts) -> I
             parts.leave_out("number of variables outside the recipe's range")
         elif row.mec == "":
             parts.leave_out("no DAG satisfies the premise")
-        elif data.labels == "released":
-            yield replace(row, label=label)
         else:
-            yield row
+            yield labelled(row, label, data)
+
+
+def labelled(row: Row, released: int, data: Data) -> Row:
+    """A row that `read` gave, with the label that the recipe asks for."""
+    return replace(row, label=released) if data.labels == "released" else row
 
 
 def read(text: str, label: int) -> Row:

@@ -24,6 +24,7 @@ from pipeline.errors import NeedsMissing, PipelineError
 from pipeline.recipe import Resources
 from pipeline.records import first_difference
 from pipeline.run import HOME, RunDir, now
+from pipeline.training.ranks import cpus_at_hand
 
 STOPPED = 130
 
@@ -67,9 +68,7 @@ def launch_command(stage: Stage, logs: Path, resources: Resources, count: int) -
 
 def process_environment(count: int, attempt_folder: Path) -> dict[str, str]:
     """The environment of a stage's processes: threads shared out, output not held back."""
-    cpus = int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
-    cpus = min(cpus, len(os.sched_getaffinity(0)))
-    defaults = {"OMP_NUM_THREADS": str(max(1, cpus // count)), "OMP_WAIT_POLICY": "PASSIVE"}
+    defaults = {"OMP_NUM_THREADS": str(max(1, cpus_at_hand() // count)), "OMP_WAIT_POLICY": "PASSIVE"}
     paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
     always = {
         "PYTHONPATH": os.pathsep.join(paths),

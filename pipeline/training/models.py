@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from pipeline.recipe import Model, Recipe
 from pipeline.run import RunDir
 
 PROBE = "ZZPROBEZZ"
+RENDERED = 64
+"""Messages at the beginning that go through the chat template itself."""
 ADAPTER_CONFIG = "adapter_config.json"
 
 
@@ -54,6 +57,23 @@ def render_prompt(tokenizer: Any, text: str) -> str:
     """A user message through the model's own chat template, up to where its answer begins."""
     messages = [{"role": "user", "content": text}]
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def render_prompts(tokenizer: Any, texts: Iterable[str]) -> Iterator[str]:
+    """`render_prompt` of each text; the template itself runs for the first RENDERED texts only.
+
+    Where it did no more with those than to put the same text before and after them, the others are put between these
+    two texts; else it runs for every one. Text with space at an end, which templates strip, always goes through it.
+    """
+    before, found, after = render_prompt(tokenizer, PROBE).partition(PROBE)
+    fills = bool(found)
+    for index, text in enumerate(texts):
+        if fills and index >= RENDERED and text == text.strip():
+            yield before + text + after
+            continue
+        rendered = render_prompt(tokenizer, text)
+        fills = fills and (rendered == before + text + after or text != text.strip())
+        yield rendered
 
 
 def end_of_turn(tokenizer: Any) -> int:

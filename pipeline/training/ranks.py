@@ -17,6 +17,12 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def cpus_at_hand() -> int:
+    """CPU cores that this process may use: those that Slurm gave, or those that this machine lets it have."""
+    there = len(os.sched_getaffinity(0))
+    return min(int(os.environ.get("SLURM_CPUS_PER_TASK") or there), there)
+
+
 def redirect_output() -> None:
     """Send the output of every rank but the first to its own file of the attempt's folder (RLC_ATTEMPT_DIR)."""
     folder = os.environ.get("RLC_ATTEMPT_DIR")
