@@ -69,8 +69,14 @@ def result_settings(recipe: Recipe, name: str) -> Tree:
 
 
 def source_stamp(source: str | None) -> str | None:
-    """Hash of a data file's contents, so that a changed file is a changed stage; None for what is no file here."""
-    return file_hash(Path(source)) if source is not None and Path(source).is_file() else None
+    """Hash of a data file's contents (of each file of a folder), so that a changed file is a changed stage; None for
+    what is no file here."""
+    if source is None:
+        return None
+    if Path(source).is_dir():
+        files = (path for path in sorted(Path(source).iterdir()) if path.stem in ("train", "dev", "validation", "test"))
+        return " ".join(f"{path.name} {file_hash(path)}" for path in files)
+    return file_hash(Path(source)) if Path(source).is_file() else None
 
 
 def tokenizer_stamp(base: str | None) -> dict[str, str]:

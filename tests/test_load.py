@@ -72,7 +72,7 @@ def test_every_problem_is_told_at_once() -> None:
         ({"model": {}}, "give model.base"),
         ({"model": {"base": "x", "scratch": {}}}, "not both"),
         ({"model": {"base": "x", "quantization": "nf4"}}, "add model.lora"),
-        ({"data": {"max_variables": 6}}, "at most 5 variables"),
+        ({"data": {"max_variables": 25}}, "24"),
         ({"data": {"rows": {"sftt": 3}}}, "did you mean 'sft'?"),
         ({"sft": {"global_batch_size": 8, "max_seq_length": 512}}, "use max_length"),
         ({"sft": {"global_batch_size": 8, "per_device_train_batch_size": 2}}, "use micro_batch_size"),

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.causal.files import Choice
+from pipeline.causal.files import write as write_files
 from pipeline.causal.generate import Row, sample
 from pipeline.causal.trace import Style
 from pipeline.errors import UserError, UserErrors
-from pipeline.recipe import Data
+from pipeline.recipe import Data, Graphs
 from pipeline.run import HOME
 from pipeline.tasks.corr2cause import message, parse_answer, score, worked
-from pipeline.tasks.rows import load_rows, read
+from pipeline.tasks.rows import hub_rows, load_rows, read
 from pipeline.tasks.source import check_source, is_file_source, read_csv
 
 RELEASED = HOME.parent / "shared" / "data" / "corr2cause" / "train_head_2500.csv"
@@ -155,7 +157,7 @@ def test_broken_files_are_refused(tmp_path: Path, content: bytes, parts: list[st
     path = tmp_path / "rows.csv"
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
-        check_source(path)
+        check_source(str(path))
     for part in [*parts, str(path)]:
         assert part in str(caught.value)
 
@@ -163,7 +165,7 @@ def test_broken_files_are_refused(tmp_path: Path, content: bytes, parts: list[st
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "rows.csv", tmp_path):
         with pytest.raises(UserError, match="no such data file") as caught:
-            check_source(path)
+            check_source(str(path))
         assert str(path) in str(caught.value)
 
 
@@ -171,18 +173,18 @@ def test_bad_rows_are_told_together_but_not_without_end(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("input,label\n" + "x,0\n" * 3 + "x,7\n")
     with pytest.raises(UserErrors) as caught:
-        check_source(path)
+        check_source(str(path))
     assert len(caught.value.errors) == 4
     path.write_text("input,label\n" + "x,0\n" * 50)
     with pytest.raises(UserErrors) as caught:
-        check_source(path)
+        check_source(str(path))
     assert len(caught.value.errors) == 10
 
 
 def test_a_good_file_is_read_in_order(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(f"label,input,more\n0,{GOOD},x\n1,{GOOD},y\n")
-    check_source(path)
+    check_source(str(path))
     assert [(row, label) for row, _, label in read_csv(path)] == [(0, 0), (1, 1)]
 
 
@@ -292,7 +294,7 @@ def test_a_file_without_a_test_class_gets_generated_ones(tmp_path: Path) -> None
     assert_apart(parts.rows, ["sft"])
 
 
-def test_rows_of_a_hub_data_set_that_stand_in_a_held_out_one_are_left_out(
+def test_rows_of_a_folder_or_hub_data_set_that_stand_in_a_held_out_one_are_left_out(
     tmp_path: Path, mixed: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
@@ -300,6 +302,7 @@ def test_rows_of_a_hub_data_set_that_stand_in_a_held_out_one_are_left_out(
     Path("hub").mkdir()
     for name, rows in (("test", mixed[:60]), ("validation", mixed[40:120]), ("train", mixed[100:])):
         write_rows(Path("hub") / f"{name}.csv", rows)
+    assert [text for _, text, _ in hub_rows("hub", "validation")] == [row.input for row in mixed[40:120]]
     parts = load_rows(Data(source="hub", balance=None), ["sft"], 1)
     assert set(parts.rows["test"]) == set(mixed[:60])
     dev = [row for row in mixed[40:120] if row.mec not in classes_in(mixed[:60])]
@@ -325,7 +328,7 @@ def test_a_file_without_training_rows_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not RELEASED.is_file(), reason="the released rows are not in ../shared/data/corr2cause")
 def test_the_released_rows_are_read_whole_and_39_labels_are_corrected() -> None:
-    check_source(RELEASED)
+    check_source(str(RELEASED))
     rows = [(label, read(text, label)) for _, text, label in read_csv(RELEASED)]
     assert len(rows) == 2500
     assert all(row.mec for _, row in rows)
@@ -339,3 +342,60 @@ def test_the_released_rows_are_read_whole_and_39_labels_are_corrected() -> None:
 def test_more_held_out_rows_than_there_are_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.rows\.test asks for 3000 different rows; the test classes have: 960"):
         load_rows(SMALL.model_copy(update={"rows": {"test": 3000}}), ["sft"], 1)
+
+
+def test_a_folder_of_published_files_keeps_its_own_test(tmp_path: Path) -> None:
+    write_files(tmp_path, Choice(most=4))
+    data = Data(source=str(tmp_path), labels="released", balance=None, rows={"test": None, "dev": None, "sft": None})
+    parts = load_rows(data, ["sft"], 0)
+    made = {name: {row.input for row in rows} for name, rows in parts.rows.items()}
+    with (tmp_path / "test.csv").open(encoding="utf-8", newline="") as file:
+        assert made["test"] == {row["input"] for row in csv.DictReader(file)}
+    classes = {name: {row.mec for row in rows} for name, rows in parts.rows.items()}
+    assert not classes["sft"] & (classes["test"] | classes["dev"])
+    assert not classes["dev"] & classes["test"]
+    assert parts.left_out
+
+
+def test_a_folder_without_a_set_is_refused_before_the_queue(tmp_path: Path) -> None:
+    write_files(tmp_path, Choice(most=4))
+    check_source(str(tmp_path))
+    (tmp_path / "dev.csv").unlink()
+    with pytest.raises(UserError, match="dev"):
+        check_source(str(tmp_path))
+
+
+def test_rows_of_a_source_get_random_letters_only_for_training(tmp_path: Path) -> None:
+    write_files(tmp_path, Choice(most=5))
+    rows: dict[str, int | None] = {"test": 50, "dev": 50, "sft": 400}
+    plain, other = (
+        load_rows(Data(source=str(tmp_path), relabel=relabel, rows=rows), ["sft"], 0) for relabel in (False, True)
+    )
+    assert plain.rows["test"] == other.rows["test"]
+    for a, b in zip(plain.rows["sft"], other.rows["sft"], strict=True):
+        assert (a.mec, a.label) == (b.mec, b.label)
+        assert read(b.input, 0).label == b.label and read(b.input, 0).mec == b.mec
+    late = [[row.label for row in each.rows["sft"] if row.template == "child"] for each in (plain, other)]
+    assert sum(late[0]) == 0 < sum(late[1])
+
+
+@pytest.mark.parametrize("n", [6, 8])
+def test_generated_rows_of_more_variables(n: int) -> None:
+    data = Data(
+        min_variables=n,
+        max_variables=n,
+        paraphrase=True,
+        rows={"test": 40, "dev": 20, "sft": 60},
+        graphs=Graphs(premises=40),
+    )
+    parts = load_rows(data, ["sft"], 0)
+    assert {name: len(rows) for name, rows in parts.rows.items()} == {"test": 40, "dev": 20, "sft": 60}
+    for rows in parts.rows.values():
+        assert {row.num_variables for row in rows} == {n}
+        assert all(read(row.input, 0).label == row.label and read(row.input, 0).mec == row.mec for row in rows)
+    assert not {row.mec for row in parts.rows["sft"]} & {row.mec for row in parts.rows["test"]}
+
+
+def test_generated_rows_have_no_released_labels() -> None:
+    with pytest.raises(ValueError, match="generated rows have corrected ones"):
+        Data(labels="released")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cache
 from math import factorial
@@ -14,7 +13,7 @@ from pipeline.causal.dseparation import Independence
 from pipeline.causal.equivalence import canonical, cpdag
 from pipeline.causal.graphs import Graph, along, topological_orders
 from pipeline.causal.random_dags import Family, minimal_separations, random_dag
-from pipeline.causal.splits import Split, classes_of, split_of
+from pipeline.causal.splits import Split, class_name, classes_of, split_of
 from pipeline.errors import UserError
 
 TRIES = 200
@@ -68,8 +67,8 @@ def _random_sources(split: Split, n: int, dags: Dags) -> tuple[Source, ...]:
         dag = along(drawn, next(topological_orders(drawn)))
         form, _, size = canonical(cpdag(dag))
         if split_of(form) == split and form not in found:
-            name = f"{n}:{hashlib.sha256(repr(form).encode()).hexdigest()[:12]}"
-            found[form] = Source(cpdag(dag), minimal_separations(dag), name, 1.0, min(size, factorial(12)))
+            stated = minimal_separations(dag)
+            found[form] = Source(cpdag(dag), stated, class_name(form), 1.0, min(size, factorial(12)))
     raise UserError(
         f"random DAGs on {n} variables give too few different classes for {split}", value=len(found),
         where=f"{dags.family}, degree {dags.degree}", do="ask for fewer premises, or another degree",

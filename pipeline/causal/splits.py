@@ -39,10 +39,23 @@ def split_of(form: Graph) -> Split:
     draws on where that is more; the next tenth is dev (none on two and three variables); the rest is train. Above
     six variables, where classes are not listed, a hash of the form decides in the same proportions.
     """
+    return split_of_name(class_name(form))
+
+
+def class_name(form: Graph) -> str:
+    """Variables and index of a class, such as `5:62`; above six variables a hash of its canonical form."""
     if len(form) > MOST:
-        place = int.from_bytes(hashlib.sha256(repr(form).encode()).digest()[:4]) % 10
+        return f"{len(form)}:{hashlib.sha256(repr(form).encode()).hexdigest()[:12]}"
+    return by_form(len(form))[form].name
+
+
+def split_of_name(name: str) -> Split:
+    """The set that the class of this name belongs to."""
+    n, _, index = name.partition(":")
+    if int(n) > MOST:
+        place = int(index, 16) % 10
         return "test" if place < 2 else "dev" if place < 3 else "train"
-    return _split(len(form))[by_form(len(form))[form].index]
+    return _split(int(n))[int(index)]
 
 
 def classes_of(split: Split, n: int) -> tuple[EquivalenceClass, ...]:

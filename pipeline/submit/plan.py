@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from pipeline import dag
@@ -16,7 +15,7 @@ from pipeline.records import Done, first_difference
 from pipeline.run import RunDir
 from pipeline.settings import nearest
 from pipeline.submit.sbatch import stage_script
-from pipeline.tasks.source import check_source, is_file_source
+from pipeline.tasks.source import check_source
 from pipeline.training.batch import Batch, derive
 
 Action = Literal["run", "skip", "leave"]
@@ -79,8 +78,7 @@ def make_plan(recipe: Recipe, run: RunDir, cluster: ClusterFile, choice: Choice)
     Raises UserError when a batch does not divide, the data file is broken, or a finished stage would be overwritten;
     NeedsMissing when a stage that was not asked for is needed and not done.
     """
-    if is_file_source(recipe.data.source):
-        check_source(Path(recipe.data.source))
+    check_source(recipe.data.source)
     stages = dag.build(recipe, run)
     chosen = choice.names(recipe)
     markers = {name: None if choice.fresh else run.done(name) for name in stages}

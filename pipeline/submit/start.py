@@ -17,7 +17,7 @@ from pipeline.run import HOME, RunDir
 from pipeline.submit import slurm
 from pipeline.submit.plan import Plan, active_stages
 from pipeline.submit.status import StageStatus, status
-from pipeline.tasks.source import is_file_source
+from pipeline.tasks.source import is_file_source, is_folder_source
 
 Via = Literal["local", "slurm", "submitit"]
 
@@ -34,7 +34,7 @@ def resolve(
 
 def _absolute_source(recipe: Recipe) -> Recipe:
     """A relative data file is meant from where the launcher was called; jobs start elsewhere."""
-    if not is_file_source(recipe.data.source):
+    if not (is_file_source(recipe.data.source) or is_folder_source(recipe.data.source)):
         return recipe
     absolute = str(Path(recipe.data.source).expanduser().resolve())
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": absolute})})

@@ -10,9 +10,6 @@ from typing import Any, Literal
 
 from pipeline.causal import trace
 from pipeline.causal.text import Parsed, read_row, write_row
-from pipeline.tasks.source import check_source, is_file_source
-
-__all__ = ["PROMPTS", "Score", "Step", "check_source", "is_file_source", "message", "parse_answer", "score", "worked"]
 
 PROMPTS = {
     "default": (

@@ -1,27 +1,25 @@
-"""Corr2Cause rows for every part of a run: training stages, dev and test, from the generator, a CSV file or the hub."""
+"""Corr2Cause rows for every part of a run: training stages, dev and test, from the generator, files or the hub."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
-from pipeline.causal import generate, implied, relations
-from pipeline.causal.classes import MOST, class_of, classes
+from pipeline.causal.equivalence import canonical
 from pipeline.causal.generate import Row
-from pipeline.causal.solver import solve
-from pipeline.causal.splits import Split, split_of
-from pipeline.causal.text import read_row, template
+from pipeline.causal.relations import Hypothesis, Relation
+from pipeline.causal.solver import answer, solve
+from pipeline.causal.splits import Split, class_name, split_of_name
+from pipeline.causal.text import read_row, template, write_hypothesis, write_premise
+from pipeline.causal.wording import COMPACT, RELEASED
 from pipeline.errors import UserError
 from pipeline.recipe import Data
-from pipeline.tasks.source import is_file_source, read_csv
-
-DEFAULT_ROWS = {"dev": 500, "test": 1000}
-DEFAULT_TRAINING_ROWS = 10000
-"""Rows of the generator where the recipe names no number; a file or the hub then gives all it has."""
+from pipeline.tasks.generated import DEFAULT_ROWS, generate, split_for
+from pipeline.tasks.source import is_file_source, is_folder_source, read_csv, read_folder
 
 
 @dataclass
@@ -52,81 +50,16 @@ def load_rows(data: Data, training: list[str], seed: int) -> Parts:
     return parts
 
 
-def variable_mix(data: Data) -> list[int]:
-    """64 numbers of variables in the proportions in which rows are drawn.
-
-    Weights are the square roots of how many rows the enumeration has: nearly all would have the most variables else.
-    """
-    span = range(data.min_variables, data.max_variables + 1)
-    weights = np.sqrt([len(relations.hypotheses(n)) * sum(each.size for each in classes(n)) for n in span])
-    counts = np.maximum(1, np.round(64 * weights / weights.sum())).astype(int)
-    return [n for n, count in zip(span, counts, strict=True) for _ in range(count)]
-
-
 def generated(data: Data, training: list[str], seed: int) -> Parts:
     """Rows from the generator; every part has its own stream of random numbers."""
     names = ["dev", "test", *training]
-    return Parts({name: _generate(data, name, [seed, index]) for index, name in enumerate(names)})
-
-
-def _generate(data: Data, name: str, seed: list[int]) -> list[Row]:
-    split = _split_for(name)
-    count = data.rows.get(name) or DEFAULT_TRAINING_ROWS
-    numbers = [n for n in variable_mix(data) if any(split_of(each.form) == split for each in classes(n))]
-    rng = np.random.default_rng(seed)
-    if split != "train":
-        count = _held_out_count(data, name, split, numbers)
-        return list(islice(_distinct(generate.stream(split, numbers, rng)), count)) if count else []
-    if data.balance is None:
-        return list(islice(generate.stream(split, numbers, rng), count))
-    return list(islice(_with_share(generate.stream(split, numbers, rng, "label"), data.balance, rng), count))
-
-
-def _held_out_count(data: Data, name: str, split: Split, numbers: list[int]) -> int:
-    """How many dev or test rows: as many as asked for, or the default where there are so many different ones.
-
-    Raises UserError when more are asked for than the held-out classes have.
-    """
-    there = sum(generate.available(split, numbers)) if numbers else 0
-    wanted = data.rows.get(name)
-    if wanted is not None and wanted > there:
-        raise UserError(
-            f"data.rows.{name} asks for {wanted} different rows; the {split} classes have", value=there, where="data",
-            do="ask for fewer, or raise data.max_variables",
-        )  # fmt: skip
-    return wanted or min(DEFAULT_ROWS[name], there)
-
-
-def _with_share(rows: Iterable[Row], share: float, rng: np.random.Generator) -> Iterator[Row]:
-    """Of rows that are half valid, so many that `share` of them is."""
-    for row in rows:
-        if rng.random() * max(share, 1 - share) < (share if row.label else 1 - share):
-            yield row
-
-
-def _split_for(name: str) -> Split:
-    """The split that a part draws on: training stages share `train`."""
-    return "dev" if name == "dev" else "test" if name == "test" else "train"
-
-
-def _distinct(rows: Iterable[Row]) -> Iterator[Row]:
-    seen: set[str] = set()
-    for row in rows:
-        if row.input not in seen:
-            seen.add(row.input)
-            yield row
+    return Parts({name: generate(data, name, seed, index) for index, name in enumerate(names)})
 
 
 def from_source(data: Data, training: list[str], seed: int) -> Parts:
-    """Rows of a CSV file (split here by equivalence class) or of a hub data set (its own test rows stay test)."""
+    """Rows of a file (split here by equivalence class), or of a folder or hub data set (its own test stays test)."""
     parts = Parts()
-    pools: dict[Split, list[Row]] = {"train": [], "dev": [], "test": []}
-    if is_file_source(data.source):
-        for row in _usable(read_csv(Path(data.source)), data, parts):
-            pools[class_split(row)].append(row)
-    else:
-        for split, name in (("train", "train"), ("dev", "validation"), ("test", "test")):
-            pools[split] = list(_usable(hub_rows(data.source, name), data, parts))  # type: ignore[index]
+    pools = {split: list(rows) for split, rows in _pools(data, parts).items()}
     forbidden: set[str] = set()
     order: tuple[Split, ...] = ("test", "dev", "train")
     for split in order:
@@ -138,13 +71,49 @@ def from_source(data: Data, training: list[str], seed: int) -> Parts:
     rng = np.random.default_rng(seed)
     for index, name in enumerate(["dev", "test", *training]):
         share = data.balance if name in training else None
-        parts.rows[name] = _choose(pools[_split_for(name)], data.rows.get(name), share, rng)
+        parts.rows[name] = _choose(pools[split_for(name)], data.rows.get(name), share, rng)
+        if name in training and data.relabel:
+            parts.rows[name] = [relabelled(row, rng) for row in parts.rows[name]]
         if name in DEFAULT_ROWS and not any(row.label for row in parts.rows[name]):
             for _ in parts.rows[name]:
                 parts.leave_out(f"{name} rows of a source that has no valid one")
-            parts.rows[name] = _generate(data, name, [seed, index])
+            parts.rows[name] = generate(data, name, seed, index)
             parts.notes.append(f"the source has no valid row of a {name} class: {name} rows are generated")
     return parts
+
+
+def _pools(data: Data, parts: Parts) -> dict[Split, Iterator[Row]]:
+    """The rows of a source by set."""
+    if is_folder_source(data.source):
+        folder = Path(data.source)
+        return {split: _usable(read_folder(folder, split), data, parts) for split in get_args(Split)}
+    if not is_file_source(data.source):
+        named: dict[Split, str] = {"train": "train", "dev": "validation", "test": "test"}
+        return {split: _usable(hub_rows(data.source, name), data, parts) for split, name in named.items()}
+    pools: dict[Split, list[Row]] = {split: [] for split in get_args(Split)}
+    for row in _usable(read_csv(Path(data.source)), data, parts):
+        pools[split_of_name(row.mec)].append(row)
+    return {split: iter(rows) for split, rows in pools.items()}
+
+
+def relabelled(row: Row, rng: np.random.Generator) -> Row:
+    """The same row with the letters of its variables exchanged at random."""
+    parsed = read_row(row.input)
+    names = parsed.premise.names
+    places = rng.permutation(len(names)).tolist()
+    stated = []
+    for x, y, given in parsed.premise.independences:
+        x, y = sorted((places[x], places[y]))
+        stated.append((x, y, tuple(sorted(places[z] for z in given))))
+    asked = parsed.hypothesis
+    x, y = places[asked.x], places[asked.y]
+    if asked.relation > Relation.INDIRECT:
+        x, y = sorted((x, y))
+    wording = COMPACT if parsed.premise.compact else RELEASED
+    phrase = int(rng.integers(len(RELEASED.hypotheses[asked.relation])))
+    text = write_hypothesis(Hypothesis(asked.relation, x, y), names, phrase)
+    premise = write_premise(sorted(stated), names, wording)
+    return replace(row, premise=premise, hypothesis=text, template=template(text))
 
 
 def hub_rows(source: str, split: str) -> Iterator[tuple[int, str, int]]:
@@ -162,11 +131,6 @@ def hub_rows(source: str, split: str) -> Iterator[tuple[int, str, int]]:
         yield index, row["input"], row["label"]
 
 
-def class_split(row: Row) -> Split:
-    """The set that a row's class belongs to."""
-    return split_of(classes(row.num_variables)[int(row.mec.partition(":")[2])].form)
-
-
 def _usable(rows: Iterable[tuple[int, str, int]], data: Data, parts: Parts) -> Iterator[Row]:
     """Rows in the range of variables, read and relabelled as the recipe says; others are counted."""
     for index, text, label in rows:
@@ -177,7 +141,7 @@ def _usable(rows: Iterable[tuple[int, str, int]], data: Data, parts: Parts) -> I
         if not data.min_variables <= row.num_variables <= data.max_variables:
             parts.leave_out("number of variables outside the recipe's range")
         elif row.mec == "":
-            parts.leave_out("no DAG satisfies the premise")
+            parts.leave_out("no DAG satisfies the premise, or the answer is not settled")
         else:
             yield labelled(row, label, data)
 
@@ -188,18 +152,15 @@ def labelled(row: Row, released: int, data: Data) -> Row:
 
 
 def read(text: str, label: int) -> Row:
-    """A Row from the released input text, with the exact label; `mec` is empty when no DAG satisfies the premise."""
+    """A Row from the released input text, with the exact label; `mec` is empty where there is none."""
     parsed = read_row(text)
     premise, _, hypothesis = text.strip().removeprefix("Premise:").partition("\nHypothesis:")
     n = len(parsed.premise.names)
     row = Row(premise.strip(), hypothesis.strip(), label, n, template(hypothesis.strip()), "")
-    if n > MOST:
+    solution = answer(parsed)
+    if solution.verdict in ("contradictory", "undecided"):
         return row
-    try:
-        graph = solve(parsed.premise)
-    except UserError:
-        return row
-    return replace(row, label=implied.label(graph, parsed.hypothesis), mec=class_of(graph).name)
+    return replace(row, label=solution.label, mec=class_name(canonical(solve(parsed.premise))[0]))
 
 
 def _choose(pool: list[Row], count: int | None, share: float | None, rng: np.random.Generator) -> list[Row]:

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.causal.rows_file import read_rows
 from pipeline.errors import UserError
 from pipeline.settings import raise_all
 
@@ -16,8 +17,30 @@ MAX_REPORTED = 10
 
 
 def is_file_source(source: str) -> bool:
-    """Whether `data.source` names a file on this machine (else it is `generated` or a hub id)."""
+    """Whether `data.source` names a file on this machine (else it is `generated`, a folder or a hub id)."""
+    if is_folder_source(source):
+        return False
     return source.endswith((".csv", ".CSV")) or source.startswith((".", "/", "~")) or Path(source).is_file()
+
+
+def is_folder_source(source: str) -> bool:
+    """Whether `data.source` names a folder on this machine, with train, dev and test files."""
+    return Path(source).expanduser().is_dir()
+
+
+def read_folder(folder: Path, split: str) -> Iterator[tuple[int, str, int]]:
+    """Yield (row, input, label) of the file of one set; dev may be called validation.
+
+    Raises UserError as `read_csv`, or when the file is not there.
+    """
+    names = ("dev", "validation") if split == "dev" else (split,)
+    table = next((path for name in names if (path := folder / f"{name}.parquet").is_file()), None)
+    if table is None:
+        texts = [folder / f"{name}.csv" for name in names]
+        yield from read_csv(next((path for path in texts if path.is_file()), texts[0]))
+        return
+    for row, record in enumerate(read_rows(table)):
+        yield row, record["input"], _label(record.get("label"), row, table)
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, str, int]]:
@@ -44,10 +67,21 @@ def read_csv(path: Path) -> Iterator[tuple[int, str, int]]:
         raise UserError("not a CSV file", value=str(error), where=str(path), do="save it as comma-separated") from None
 
 
-def check_source(path: Path) -> None:
-    """Read a whole CSV file and raise what is wrong with it, up to ten rows at once. Raises UserError(s)."""
+def check_source(source: str) -> None:
+    """Read the file or the three files of a source and raise what is wrong, up to ten rows at once. Raises UserErrors.
+
+    What is no file or folder here (`generated`, a hub id) is not looked at.
+    """
+    path = Path(source).expanduser()
+    if is_folder_source(source):
+        for split in ("train", "dev", "test"):
+            _check_rows(read_folder(path, split), path / split)
+    elif is_file_source(source):
+        _check_rows(read_csv(path), path)
+
+
+def _check_rows(rows: Iterator[tuple[int, str, int]], path: Path) -> None:
     errors: list[UserError] = []
-    rows = read_csv(path)
     while len(errors) < MAX_REPORTED:
         try:
             row, text, _ = next(rows)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.causal.generate import Row
+from pipeline.causal.splits import split_of_name
 from pipeline.causal.text import write_row
 from pipeline.errors import UserError
 from pipeline.recipe import Data
 from pipeline.settings import raise_all
 from pipeline.tasks.corr2cause import score
-from pipeline.tasks.rows import class_split, labelled, read
+from pipeline.tasks.rows import labelled, read
 from pipeline.tasks.source import MAX_REPORTED, is_file_source, read_csv
 
 COUNTED = ("used", "wrong", "unparsable", "unmatched", "held_out", "repeated")
@@ -170,7 +171,7 @@ def taught(data: Data, held_out: set[str]) -> Taught:
         row = _training_row(text, label, data)
         if row is None:
             fate = "unmatched"
-        elif row.mec in held_out or class_split(row) != "train":
+        elif row.mec in held_out or split_of_name(row.mec) != "train":
             fate = "held_out"
         else:
             verdict = score(each.completion, vars(row))
