@@ -8,6 +8,7 @@ CPU work: no later stage reads a data source or tokenizes training rows.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -70,6 +71,7 @@ def make_dataset(recipe: Recipe, folder: Path) -> None:
     """Write the rows of every part, the token ids of SFT stages, the summary, and the scratch model if there is one."""
     from pipeline.training.models import end_of_turn, load_tokenizer
 
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"  # the job body turns it off, for processes that fork; none does here
     started = time.monotonic()
     training = recipe.training_stages()
     if recipe.data.completions == "teacher":
