@@ -78,6 +78,17 @@ def trainer_options(kind: str) -> dict[str, str]:
     return _class_fields(*CONFIG_SOURCES[kind])
 
 
+def option_default(kind: str, option: str) -> Any:
+    """The default of an option that the trainer config of a stage kind itself declares, as `field(default=...)`."""
+    package, path, name = CONFIG_SOURCES[kind]
+    tree = ast.parse(_source(package, path).read_text(encoding="utf-8"))
+    found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    fields = [node for node in found.body if isinstance(node, ast.AnnAssign)]
+    value = next(node.value for node in fields if isinstance(node.target, ast.Name) and node.target.id == option)
+    assert isinstance(value, ast.Call)
+    return next(ast.literal_eval(keyword.value) for keyword in value.keywords if keyword.arg == "default")
+
+
 def _accepts(annotation: str, value: Any) -> bool:
     """Whether a YAML value may stand for a field with this annotation; unknown annotations accept everything."""
     words = annotation.replace("Optional[", "None | ").replace("Union[", "").replace("[", " ").replace("]", " ")

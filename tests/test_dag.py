@@ -26,6 +26,8 @@ def test_a_change_reaches_its_stage_and_all_below() -> None:
     assert changed("grpo.beta=0.5") == {"grpo", "evaluate"}
     assert changed("evaluate.max_new_tokens=7") == {"evaluate"}
     assert changed("data.rows.test=7") == {"preprocess", "sft", "grpo", "evaluate"}
+    assert changed("model.precision=bf16") == {"sft", "grpo", "evaluate"}
+    assert changed("model.scratch.hidden_size=64") == {"preprocess", "sft", "grpo", "evaluate"}
     assert changed("seed=7") == {"preprocess", "sft", "grpo", "evaluate"}
 
 

@@ -20,7 +20,7 @@ from pipeline.recipe import ScratchModel
 from pipeline.tasks.corr2cause import message, worked
 from pipeline.training import encode as encode_module
 from pipeline.training import scratch
-from pipeline.training.encode import BATCH, IGNORED, Encoder, encode, write_encoded
+from pipeline.training.encode import BATCH, IGNORED, Encoder, encode, token_counts, write_encoded
 from pipeline.training.models import render_prompt, render_prompts
 
 ROWS = sample("train", [3, 4, 5], 200, 1)
@@ -177,11 +177,11 @@ def test_encoded_rows_get_to_disk_and_back(tmp_path: Path, capsys: pytest.Captur
     tokenizer = CUT_TOKENIZERS[1]
     prompts, completions = ((texts * 12)[: BATCH + 100] for texts in (MESSAGES, COMPLETIONS))
     path = tmp_path / "a 'b.arrow"
-    lengths = write_encoded(path, encode(tokenizer, prompts, completions, 7), len(prompts), "sft")
+    write_encoded(path, encode(tokenizer, prompts, completions, 7), len(prompts), "sft")
     rows = Dataset.from_file(str(path))
     wanted = plain(tokenizer, prompts, completions, 7)
     assert rows.to_dict() == wanted
-    assert lengths.tolist() == [len(ids) for ids in wanted["input_ids"]]
+    assert token_counts(path).tolist() == [len(ids) for ids in wanted["input_ids"]]
     assert capsys.readouterr().out == ""
 
 

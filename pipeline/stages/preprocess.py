@@ -8,6 +8,7 @@ CPU work: no later stage reads a data source or tokenizes training rows.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -25,6 +26,7 @@ from pipeline.stages.completions import add_completions, sft_stages
 from pipeline.stages.rows import write_rows
 from pipeline.tasks.corr2cause import message
 from pipeline.tasks.rows import Parts, load_rows
+from pipeline.trainer_options import option_default
 
 SCRATCH = "base"
 """Folder of the scratch model within the processed data set: its tokenizer made the tokens."""
@@ -55,6 +57,8 @@ def main(logs: Path, stage: str) -> None:
         else:
             remove([folder])
             draft.rename(folder)
+    for name in sft_stages(recipe):
+        check_stage_lengths(recipe, folder, name)
     if recipe.model.scratch:
         remove([run.model("base")])
         shutil.copytree(folder / SCRATCH, run.model("base"))
@@ -67,6 +71,7 @@ def make_dataset(recipe: Recipe, folder: Path) -> None:
     """Write the rows of every part, the token ids of SFT stages, the summary, and the scratch model if there is one."""
     from pipeline.training.models import end_of_turn, load_tokenizer
 
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"  # the job body turns it off, for processes that fork; none does here
     started = time.monotonic()
     training = recipe.training_stages()
     if recipe.data.completions == "teacher":
@@ -125,19 +130,27 @@ def prompts(recipe: Recipe, rows: list[Row], tokenizer: Any) -> Iterator[dict[st
 def write_tokens(
     recipe: Recipe, folder: Path, name: str, rows: list[Row], completions: list[str], tokenizer: Any, end: int
 ) -> None:
-    """Save the token ids and labels of an SFT stage. Raises UserError for rows above its max_length."""
-    from pipeline.training.encode import check_lengths, encode, write_encoded
+    """Save the token ids and labels of an SFT stage."""
+    from pipeline.training.encode import encode, write_encoded
     from pipeline.training.models import render_prompts
 
     def rendered(some: list[Row]) -> Iterator[str]:
         return render_prompts(tokenizer, (message(r.premise, r.hypothesis, recipe.data.prompt) for r in some))
 
     tables = encode(tokenizer, rendered(rows), completions, end)
-    lengths = write_encoded(folder / f"{name}.arrow", tables, len(rows), name)
-    check_lengths(lengths, recipe.trainer_options(name).get("max_length"), f"{name}.max_length")
+    write_encoded(folder / f"{name}.arrow", tables, len(rows), name)
     examples = [{"prompt": p, "completion": c} for p, c in zip(rendered(rows[:3]), completions[:3], strict=True)]
     print(f"first example of {name}:\n{examples[0]['prompt']}\n{examples[0]['completion']}", flush=True)
     write_rows(folder / f"{name}.examples.jsonl", examples)
+
+
+def check_stage_lengths(recipe: Recipe, folder: Path, name: str) -> None:
+    """Raise UserError for rows above the max_length of an SFT stage, which is no setting of the data set."""
+    from pipeline.training.encode import check_lengths, token_counts
+
+    options = recipe.trainer_options(name)
+    limit = options["max_length"] if "max_length" in options else option_default("sft", "max_length")
+    check_lengths(token_counts(folder / f"{name}.arrow"), limit, f"{name}.max_length")
 
 
 def write_summary(recipe: Recipe, folder: Path, parts: Parts, tokenizer: Any, figures: dict[str, Any]) -> None:

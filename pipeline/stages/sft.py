@@ -24,6 +24,7 @@ def main(logs: Path, stage: str) -> None:
 
     from pipeline.training.arguments import cast_adapters, save_model
     from pipeline.training.callbacks import HealthCallback, MetricsCallback
+    from pipeline.training.encode import check_lengths, token_counts
     from pipeline.training.models import load_for_training, load_tokenizer, set_end_of_turn, starting_model
 
     run = RunDir.of_logs(logs)
@@ -32,11 +33,15 @@ def main(logs: Path, stage: str) -> None:
     tokenizer = load_tokenizer(source)
     model = load_for_training(source, recipe.model)
     set_end_of_turn(model, tokenizer)
-    rows = Dataset.from_file(str(dag.dataset_of(recipe, run) / f"{stage}.arrow"))
+    arguments = sft_arguments(recipe, run, stage)
+    path = dag.dataset_of(recipe, run) / f"{stage}.arrow"
+    check_lengths(token_counts(path), arguments.max_length, f"{stage}.max_length")
+    if not arguments.packing:
+        arguments.max_length = None  # no row is longer: the trainer need not make a copy of them, cut
     trainer = SFTTrainer(
         model=model,
-        args=sft_arguments(recipe, run, stage),
-        train_dataset=rows,
+        args=arguments,
+        train_dataset=Dataset.from_file(str(path)),
         processing_class=tokenizer,
         callbacks=[MetricsCallback(run, stage), HealthCallback(run, stage, recipe.health)],
     )

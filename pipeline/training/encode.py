@@ -105,23 +105,27 @@ def _table(prompts: list[list[Ids]], completions: list[list[Ids]], end: int) -> 
     return pa.table({name: pa.ListArray.from_arrays(ends, values) for name, values in columns.items()})
 
 
-def write_encoded(path: Path, tables: Iterable[pa.Table], total: int, name: str) -> npt.NDArray[np.int64]:
-    """Write tables to an Arrow stream file that `datasets.Dataset.from_file` maps; the number of tokens of each row.
+def write_encoded(path: Path, tables: Iterable[pa.Table], total: int, name: str) -> None:
+    """Write tables to an Arrow stream file that `datasets.Dataset.from_file` maps.
 
     Says now and then how many of the `total` rows of `name` are done.
     """
-    lengths: list[npt.NDArray[np.int64]] = []
     done, told = 0, time.monotonic()
     schema = pa.schema({"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32())})
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for table in tables:
             writer.write_table(table)
-            lengths += [np.diff(chunk.offsets.to_numpy()) for chunk in table["input_ids"].chunks]
             done += len(table)
             if time.monotonic() - told > PROGRESS_SECONDS:
                 told = time.monotonic()
                 print(f"{name}: {done} of {total} rows tokenized", flush=True)
-    return np.concatenate(lengths) if lengths else np.zeros(0, dtype=np.int64)
+
+
+def token_counts(path: Path) -> npt.NDArray[np.int64]:
+    """How many tokens each row of a file has that `write_encoded` wrote."""
+    with pa.memory_map(str(path)) as file:
+        chunks = pa.ipc.open_stream(file).read_all()["input_ids"].chunks
+        return np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in chunks]).astype(np.int64)
 
 
 def check_lengths(lengths: npt.NDArray[np.int64], limit: int | None, where: str) -> None:
