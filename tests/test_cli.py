@@ -410,3 +410,10 @@ def test_submitit_without_slurm_runs_the_stages_in_order(project: Project) -> No
     project.works(*words, "preprocess")
     broken = project.refuses(*words, "sft", "sft.lr_scheduler_type=nonsense", code=1)
     assert "stage sft failed" in broken and "nonsense" in broken
+
+
+def test_a_broken_teacher_file_is_told_before_anything_is_submitted(project: Project) -> None:
+    file = project.home / "teacher.jsonl"
+    file.write_text('{"header": {}}\n{"completion": 3}\n', encoding="utf-8")
+    told = project.refuses("run", "smoke", "--dry-run", "data.completions=teacher", f"data.teacher={file}", code=2)
+    assert "teacher.jsonl" in told and "line 2" in told

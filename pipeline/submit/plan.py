@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pipeline import dag
@@ -75,10 +76,14 @@ class Choice:
 def make_plan(recipe: Recipe, run: RunDir, cluster: ClusterFile, choice: Choice) -> Plan:
     """The plan for a run.
 
-    Raises UserError when a batch does not divide, the data file is broken, or a finished stage would be overwritten;
-    NeedsMissing when a stage that was not asked for is needed and not done.
+    Raises UserError when a batch does not divide, a data or teacher file is broken, or a finished stage would be
+    overwritten; NeedsMissing when a stage that was not asked for is needed and not done.
     """
     check_source(recipe.data.source)
+    if recipe.data.teacher is not None:
+        from pipeline.tasks.teacher import read_teacher  # brings the causal engine, which no other plan needs
+
+        read_teacher(Path(recipe.data.teacher))
     stages = dag.build(recipe, run)
     chosen = choice.names(recipe)
     markers = {name: None if choice.fresh else run.done(name) for name in stages}

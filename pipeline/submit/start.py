@@ -33,11 +33,13 @@ def resolve(
 
 
 def _absolute_source(recipe: Recipe) -> Recipe:
-    """A relative data file is meant from where the launcher was called; jobs start elsewhere."""
-    if not (is_file_source(recipe.data.source) or is_folder_source(recipe.data.source)):
-        return recipe
-    absolute = str(Path(recipe.data.source).expanduser().resolve())
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": absolute})})
+    """Relative data files are meant from where the launcher was called; jobs start elsewhere."""
+    data, absolute = recipe.data, {}
+    if is_file_source(data.source) or is_folder_source(data.source):
+        absolute["source"] = str(Path(data.source).expanduser().resolve())
+    if data.teacher is not None:
+        absolute["teacher"] = str(Path(data.teacher).expanduser().resolve())
+    return recipe.model_copy(update={"data": data.model_copy(update=absolute)})
 
 
 def write_files(plan: Plan, via: Via) -> None:
