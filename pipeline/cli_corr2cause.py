@@ -119,7 +119,7 @@ def explain(
     row: Annotated[int | None, typer.Option(help="this row of a table alone, counted from 0")] = None,
     out: Out = None,
 ) -> None:
-    """Write the worked reasoning of each row (docs/trace.md), ending in `Therefore: Yes` or `Therefore: No`."""
+    """Write the worked reasoning of each row (docs/trace.md), ending in `Therefore: Yes` or `No`; `check` reads it."""
     style: trace.Style = _one_of(length, trace.Style, "--length")
     if file.suffix not in TABLES:
         premise, given = read_text(file)
@@ -127,7 +127,7 @@ def explain(
             told = trace.write(Parsed(premise, read_hypothesis(text, premise.names)), style)
             show.console.print(f"{text}\n  {told}", markup=False, soft_wrap=True)
         return
-    _write_lines(_traces(file, style, row), out, "trace")
+    _write_lines(_traces(file, style, row), out, "traces")
 
 
 def _traces(file: Path, style: trace.Style, only: int | None) -> Iterator[dict[str, Any]]:
@@ -136,7 +136,8 @@ def _traces(file: Path, style: trace.Style, only: int | None) -> Iterator[dict[s
         if only in (None, number):
             found = True
             try:
-                yield {"row": number, "trace": trace.write(read_row(record.get("input", "")), style)}
+                told = trace.write(read_row(record.get("input", "")), style)
+                yield {"row": {"row": number, **record}, "completion": told}
             except UserError as error:
                 yield {"row": number, "error": f"row {number}: {error}"}
     if not found:
@@ -153,16 +154,20 @@ def check(
 
 def _judged(file: Path) -> Iterator[dict[str, Any]]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines):
+                yield _judge_line(number, line)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError("cannot read", value=str(error)[:80], where=str(file), do="check the path") from None
-    for number, line in enumerate(lines):
-        try:
-            row = _row_of(line)
-            found = claims.check(row[1], row[0])
-            yield {"row": number, "true": all(each.true for each in found), "claims": [asdict(each) for each in found]}
-        except UserError as error:
-            yield {"row": number, "error": f"line {number + 1}: {error}"}
+        raise UserError("cannot read", value=str(error)[:80], where=str(file), do="check the file") from None
+
+
+def _judge_line(number: int, line: str) -> dict[str, Any]:
+    try:
+        row, completion = _row_of(line)
+        found = claims.check(completion, row)
+    except UserError as error:
+        return {"row": number, "error": f"line {number + 1}: {error}"}
+    return {"row": number, "true": all(each.true for each in found), "claims": [asdict(each) for each in found]}
 
 
 def _row_of(line: str) -> tuple[Parsed, str]:

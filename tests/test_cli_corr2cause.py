@@ -79,23 +79,16 @@ def test_solve_answers_a_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_explain_then_check_is_all_true(released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from pipeline.causal.rows_file import read_rows
-
-    traces, completions, claims = (tmp_path / name for name in ("traces.jsonl", "completions.jsonl", "claims.jsonl"))
+    traces, claims = (tmp_path / name for name in ("traces.jsonl", "claims.jsonl"))
     assert main(["corr2cause", "explain", str(released / "dev.csv"), "--out", str(traces)]) == 0
-    told = [json.loads(line)["trace"] for line in traces.read_text(encoding="utf-8").splitlines()]
-    inputs = [record["input"] for record in read_rows(released / "dev.csv")]
-    lines = [json.dumps({"row": {"input": a}, "completion": b}) for a, b in zip(inputs, told, strict=True)]
-    completions.write_text("\n".join(lines), encoding="utf-8")
-    assert main(["corr2cause", "check", str(completions), "--out", str(claims)]) == 0
+    lines = traces.read_text(encoding="utf-8").splitlines()
+    assert main(["corr2cause", "check", str(traces), "--out", str(claims)]) == 0
     judged = [json.loads(line) for line in claims.read_text(encoding="utf-8").splitlines()]
-    assert len(judged) == len(inputs) == 120
+    assert len(judged) == len(lines) == 120
     assert all(each["true"] and len(each["claims"]) > 5 for each in judged)
-    completions.write_text(
-        '{"completion": "Yes"}\n' + lines[0].replace("Therefore: No", "Therefore: Yes"), encoding="utf-8"
-    )
+    traces.write_text('{"completion": "Yes"}\n' + lines[0].replace("Therefore: No", "Therefore: Yes"), encoding="utf-8")
     capsys.readouterr()
-    assert main(["corr2cause", "check", str(completions)]) == 1
+    assert main(["corr2cause", "check", str(traces)]) == 1
     shown = capsys.readouterr()
     bad, mutated = (json.loads(line) for line in shown.out.splitlines())
     assert "line 1" in bad["error"] and not mutated["true"]
@@ -107,7 +100,7 @@ def test_explain_one_row_in_three_lengths(released: Path, capsys: pytest.Capture
     for length in ("full", "short", "answer"):
         words = ["corr2cause", "explain", str(released / "test.csv"), "--row", "60", "--length", length]
         assert main(words) == 0
-        lengths.append(len(json.loads(capsys.readouterr().out)["trace"]))
+        lengths.append(len(json.loads(capsys.readouterr().out)["completion"]))
     assert lengths[0] > lengths[1] > lengths[2]
     assert main(["corr2cause", "explain", str(released / "test.csv"), "--row", "9999"]) == 2
     assert "no such row" in capsys.readouterr().err
