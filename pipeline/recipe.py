@@ -7,11 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.settings import Section, Tree
-
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+from pipeline.recipe_data import Data
+from pipeline.settings import Count, Positive, Section, Share, Tree
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Names of runs and stages: they become folder names, Slurm job names and parts of file names."""
@@ -69,55 +66,6 @@ class Model(Section):
             raise ValueError("model.quantization trains adapters only: add model.lora")
         if self.quantization != "none" and self.scratch is not None:
             raise ValueError("model.quantization needs trained weights: model.scratch has none")
-        return self
-
-
-class Graphs(Section):
-    """How DAGs above six variables are drawn (to six all of them are known)."""
-
-    family: Literal["erdos-renyi", "scale-free"] = "erdos-renyi"
-    degree: Annotated[float, Field(gt=0)] = 2.5
-    """Mean number of neighbours of a variable."""
-    premises: Positive = 1000
-    """Different equivalence classes that a set has on one number of variables."""
-
-
-class Data(Section):
-    """Which rows, how they are put to the model, and how many of them go where."""
-
-    source: str = "generated"
-    """`generated`, a CSV file with the released columns (split here by equivalence class), a folder with train, dev and
-    test files (`corr2cause generate` makes the published ones), or a hub id such as causal-nlp/corr2cause."""
-    min_variables: Annotated[int, Field(ge=2, le=24)] = 2
-    max_variables: Annotated[int, Field(ge=2, le=24)] = 5
-    """Rows with fewer or more variables are left out."""
-    graphs: Graphs = Graphs()
-    labels: Literal["released", "corrected", "clean"] = "corrected"
-    """`released` keeps the labels of the data set; `corrected` computes them anew by its own definitions, without its
-    bugs; `clean` also leaves out rows whose premise no DAG satisfies. Generated rows are always clean."""
-    prompt: Literal["default", "paper"] = "default"
-    completions: Literal["trace", "short", "answer", "teacher"] = "trace"
-    """What SFT learns to say: the engine's reasoning, a short one, the answer alone, or a teacher's right answers."""
-    teacher: str | None = None
-    """For completions `teacher`: a prediction file. Its rows are the SFT rows; `balance` does not apply to them."""
-    relabel: bool | None = None
-    """Random letters for the variables, which takes the order of letters away as a shortcut. null: generated rows get
-    them, rows of a source keep theirs. Dev and test rows of a source always keep theirs."""
-    paraphrase: bool = False
-    """Word generated premises and hypotheses in two ways, at random."""
-    balance: Annotated[float, Field(gt=0, lt=1)] | None = 0.5
-    """Share of valid rows among training rows; null keeps the natural share (a sixth), as dev and test rows do."""
-    rows: dict[str, Count | None] = Field(default_factory=dict)
-    """Rows for each training stage by its name, and for `dev` and `test`; null takes all there are."""
-
-    @model_validator(mode="after")
-    def _range(self) -> Data:
-        if self.min_variables > self.max_variables:
-            raise ValueError(f"data.min_variables {self.min_variables} is above max_variables {self.max_variables}")
-        if (self.completions == "teacher") != (self.teacher is not None):
-            raise ValueError("data.completions: teacher and data.teacher (its prediction file) go together")
-        if self.source == "generated" and self.labels == "released":
-            raise ValueError("data.labels released are those of a data set: generated rows have corrected ones")
         return self
 
 

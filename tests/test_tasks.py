@@ -15,7 +15,7 @@ from pipeline.causal.files import write as write_files
 from pipeline.causal.generate import Row, sample
 from pipeline.causal.trace import Style
 from pipeline.errors import UserError, UserErrors
-from pipeline.recipe import Data, Graphs
+from pipeline.recipe_data import Data, Graphs
 from pipeline.run import HOME
 from pipeline.tasks.corr2cause import message, parse_answer, score, worked
 from pipeline.tasks.rows import hub_rows, load_rows, read

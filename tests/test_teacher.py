@@ -12,7 +12,7 @@ import pytest
 from pipeline.causal.generate import Row, sample
 from pipeline.errors import UserError, UserErrors
 from pipeline.load import build_recipe
-from pipeline.recipe import Data
+from pipeline.recipe_data import Data
 from pipeline.stages.completions import add_completions
 from pipeline.tasks.corr2cause import message, score, worked
 from pipeline.tasks.rows import load_rows

@@ -13,7 +13,7 @@ from pipeline.causal.generate import Row, Style, available, stream
 from pipeline.causal.sources import Dags, sources
 from pipeline.causal.splits import Split
 from pipeline.errors import UserError
-from pipeline.recipe import Data
+from pipeline.recipe_data import Data
 
 DEFAULT_ROWS = {"dev": 500, "test": 1000}
 DEFAULT_TRAINING_ROWS = 10000

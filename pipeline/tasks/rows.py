@@ -17,7 +17,7 @@ from pipeline.causal.splits import Split, class_name, split_of_name
 from pipeline.causal.text import read_row, template, write_hypothesis, write_premise
 from pipeline.causal.wording import COMPACT, RELEASED
 from pipeline.errors import UserError
-from pipeline.recipe import Data
+from pipeline.recipe_data import Data
 from pipeline.tasks.generated import DEFAULT_ROWS, generate, split_for
 from pipeline.tasks.source import is_file_source, is_folder_source, read_csv, read_folder
 

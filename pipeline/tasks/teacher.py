@@ -14,7 +14,7 @@ from pipeline.causal.generate import Row
 from pipeline.causal.splits import split_of_name
 from pipeline.causal.text import write_row
 from pipeline.errors import UserError
-from pipeline.recipe import Data
+from pipeline.recipe_data import Data
 from pipeline.settings import raise_all
 from pipeline.tasks.corr2cause import score
 from pipeline.tasks.rows import labelled, read
