@@ -9,7 +9,8 @@ import pytest
 from enumerated import labelled_dags
 
 from pipeline.causal.dseparation import independences
-from pipeline.causal.graphs import Graph, bits, pairs
+from pipeline.causal.enumeration import unique_codes
+from pipeline.causal.graphs import Graph, bits, from_code, pairs
 
 
 def as_networkx(dag: Graph) -> nx.DiGraph:
@@ -32,6 +33,12 @@ def by_networkx(dag: Graph) -> list[tuple[int, int, tuple[int, ...]]]:
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_every_labelled_dag(n: int) -> None:
     for dag in labelled_dags(n):
+        assert list(independences(dag)) == by_networkx(dag)
+
+
+def test_every_dag_on_five_variables_up_to_renaming() -> None:
+    for code in unique_codes(5):
+        dag = from_code(int(code), 5)
         assert list(independences(dag)) == by_networkx(dag)
 
 
