@@ -389,7 +389,8 @@ def processes_of(home: Path, run: str) -> list[int]:
 
 def test_ctrl_c_ends_all_processes_and_a_later_run_goes_on(project: Project) -> None:
     run = project.folder("stopped")
-    words = ("run", "smoke", *SHORT, "--via", "local", "--run-name", "stopped", "--until", "preprocess")
+    rows = "data.rows.sft=30000"  # no other run made this data set, and it takes some seconds
+    words = ("run", "smoke", *SHORT, rows, "--via", "local", "--run-name", "stopped", "--until", "preprocess")
     child = project.start(*words)
     wait_until(lambda: len(processes_of(project.home, "stopped")) >= 2, "the stage's own process starts")
     assert run.state("preprocess")["state"] == "running"
