@@ -21,8 +21,9 @@ from pipeline.submit import slurm
 from pipeline.submit.local import log_tail
 from pipeline.submit.plan import Choice, make_plan
 from pipeline.submit.render import render_all
-from pipeline.submit.start import Via, active, default_via, resolve, resolve_for_job, start, start_over
+from pipeline.submit.start import Via, active, default_via, has_gaps, resolve, resolve_for_job, start, start_over
 from pipeline.submit.status import status as states_of
+from pipeline.submit.transaction import adopt, adopt_if_torn, cancel_run
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -60,8 +61,9 @@ def run(
     with folder.locked():
         if fresh:
             start_over(folder, settings, show.console)
+        adopt(folder)
         busy = active(folder, settings)
-        if busy:
+        if busy and not (way == "slurm" and has_gaps(folder, busy)):
             show.console.print(f"run {folder.name} is at work already:")
             show.states(busy)
             return
@@ -92,6 +94,7 @@ def plan(
 def status(name: RunArgument, as_json: AsJson = False) -> None:
     """Show the state of every stage of a run; works without sacct."""
     folder, settings = _open(name)
+    adopt_if_torn(folder)
     states = states_of(folder, settings)
     if as_json:
         print(json.dumps({"run": folder.name, "stages": [each.as_dict() for each in states]}, indent=1))
@@ -123,14 +126,9 @@ def logs(
 def cancel(name: RunArgument) -> None:
     """Cancel all jobs of a run, those that wait for a failed stage too."""
     folder, settings = _open(name)
-    recorded = {entry.name: str(folder.submission(entry.name).get("job") or "") for entry in settings.stages}
-    queued = slurm.queue([job for job in recorded.values() if job])
-    live = {stage: job for stage, job in recorded.items() if job in queued and not slurm.has_ended(queued[job])}
-    slurm.cancel(list(live.values()))
-    for stage, job in live.items():
-        folder.write_state(stage, state="cancelled", reason="cancelled by its user", job=job)
-    told = ", ".join(f"{stage} ({job})" for stage, job in live.items())
-    show.console.print(f"cancelled: {told}" if live else "nothing of this run is queued or running", highlight=False)
+    with folder.locked():
+        told = ", ".join(f"{stage} ({job})" for stage, job in cancel_run(folder, settings).items())
+    show.console.print(f"cancelled: {told}" if told else "nothing of this run is queued or running", highlight=False)
 
 
 @app.command()

@@ -14,8 +14,8 @@ from pipeline.evaluation.schema import read_comparison
 from pipeline.evaluation.summary import difference_lines, result_table
 from pipeline.run import RunDir
 from pipeline.submit.plan import Plan, StagePlan
-from pipeline.submit.slurm import sbatch_command
 from pipeline.submit.status import StageStatus
+from pipeline.submit.transaction import sbatch_command
 
 console = Console(highlight=False)
 

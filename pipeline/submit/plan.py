@@ -13,7 +13,7 @@ from pipeline.dag import Stage
 from pipeline.errors import NeedsMissing, UserError
 from pipeline.recipe import KINDS, Recipe
 from pipeline.records import Done, first_difference
-from pipeline.run import RunDir
+from pipeline.run import HOME, RunDir
 from pipeline.settings import nearest
 from pipeline.submit.sbatch import stage_script
 from pipeline.tasks.source import check_source, is_file_source
@@ -43,6 +43,8 @@ class Plan:
     run: RunDir
     cluster: ClusterFile
     stages: tuple[StagePlan, ...]
+    home: Path = HOME
+    """The project's folder, or a copy of its code, that the jobs run from."""
 
     @property
     def to_run(self) -> list[StagePlan]:

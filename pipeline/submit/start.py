@@ -14,12 +14,14 @@ from pipeline.load import load_recipe, recipe_file
 from pipeline.recipe import Recipe
 from pipeline.records import remove, write_atomic
 from pipeline.run import HOME, RunDir
-from pipeline.submit import slurm
+from pipeline.submit import slurm, transaction
 from pipeline.submit.plan import Plan, active_stages
-from pipeline.submit.status import StageStatus, status
+from pipeline.submit.status import UNKNOWN, StageStatus, status
 from pipeline.tasks.source import is_file_source
 
 Via = Literal["local", "slurm", "submitit"]
+GAPS = ("failed", "cancelled", "interrupted", "not submitted", UNKNOWN)
+"""States of a stage that has no job any more, and is not done."""
 
 
 def resolve(
@@ -66,12 +68,24 @@ def start(plan: Plan, via: Via, console: Console) -> dict[str, str]:
     if via == "local":
         run_locally(plan, console)
         return {}
-    return slurm.submit(plan) if via == "slurm" else submitit.submit(plan)
+    return _submit(plan) if via == "slurm" else submitit.submit(plan)
+
+
+def _submit(plan: Plan) -> dict[str, str]:
+    """Submit what has no job yet; jobs that wait for ever, or were held by a dead launcher, are taken over."""
+    keep, stale = transaction.split_live(plan, transaction.live_jobs(plan.run))
+    slurm.cancel(stale)
+    return transaction.submit(plan, keep)
 
 
 def default_via() -> Via:
     """Slurm where one answers, else this machine."""
     return "slurm" if slurm.is_there() else "local"
+
+
+def has_gaps(run: RunDir, states: Sequence[StageStatus]) -> bool:
+    """Whether a run at work lacks jobs: of stages that nobody submitted or that ended before they were done."""
+    return bool(transaction.torn_stages(run)) or any(each.state in (*GAPS, "not started") for each in states)
 
 
 def active(run: RunDir, recipe: Recipe) -> list[StageStatus] | None:

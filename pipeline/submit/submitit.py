@@ -46,7 +46,7 @@ def submit(plan: Plan) -> dict[str, str]:
             plan.run.write_submission(
                 each.stage.name, job=job.job_id, via="submitit", fingerprint=each.stage.fingerprint, after=after
             )
-        slurm.release(next(iter(jobs.values())))
+        slurm.release([next(iter(jobs.values()))])
         complete = True
     finally:
         if not complete:
@@ -67,7 +67,9 @@ def _run_locally(plan: Plan, submitit: Any) -> dict[str, str]:
         except submitit.core.utils.FailedJobError as error:
             reason = plan.run.state(each.stage.name).get("reason") or str(error)[-200:]
             where = str(plan.run.latest_log(each.stage.name))
-            raise StageFailed(f"stage {each.stage.name} failed", value=reason, where=where, do="read the log") from error
+            raise StageFailed(
+                f"stage {each.stage.name} failed", value=reason, where=where, do="read the log"
+            ) from error
     return jobs
 
 
@@ -76,7 +78,7 @@ def parameters(plan: Plan, each: StagePlan, after: list[str], *, hold: bool) -> 
     resources = plan.recipe.resources[each.stage.name]
     flags = dict(flag.removeprefix("--").partition("=")[::2] for flag in each.flags)
     more: dict[str, Any] = {key: value or True for key, value in flags.items() if key not in ("mem-per-cpu", "gres")}
-    more |= {"chdir": str(HOME), "comment": f"{plan.run.name}/{each.stage.name}/{each.stage.fingerprint}"}
+    more |= {"chdir": str(HOME), "comment": plan.run.comment(each.stage.name, each.stage.fingerprint)}
     more |= {"hold": True} if hold else {}
     more |= {"dependency": ",".join(f"afterok:{job}" for job in after)} if after else {}
     gres = flags.get("gres") or (f"gpu:{resources.gpus}" if resources.gpus else None)
