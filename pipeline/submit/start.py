@@ -64,17 +64,20 @@ def start(plan: Plan, via: Via, console: Console) -> dict[str, str]:
     from pipeline.submit import submitit
     from pipeline.submit.local import run_locally
 
+    if via == "slurm":
+        return _submit(plan)
     write_files(plan, via)
-    if via == "local":
-        run_locally(plan, console)
-        return {}
-    return _submit(plan) if via == "slurm" else submitit.submit(plan)
+    if via == "submitit":
+        return submitit.submit(plan)
+    run_locally(plan, console)
+    return {}
 
 
 def _submit(plan: Plan) -> dict[str, str]:
     """Submit what has no job yet; jobs that wait for ever, or were held by a dead launcher, are taken over."""
     keep, stale = transaction.split_live(plan, transaction.live_jobs(plan.run))
-    slurm.cancel(stale)
+    slurm.cancel(list(stale.values()))
+    write_files(plan, "slurm")
     return transaction.submit(plan, keep)
 
 

@@ -85,13 +85,13 @@ def submit(plan: Plan, kept: Mapping[str, str]) -> dict[str, str]:
     return {each.stage.name: new.get(each.stage.name) or kept[each.stage.name] for each in plan.to_run}
 
 
-def split_live(plan: Plan, live: Mapping[str, QueuedJob]) -> tuple[dict[str, str], list[str]]:
-    """(jobs to keep by stage, jobs to cancel): live ones of stages that would run, as they were or otherwise submitted.
+def split_live(plan: Plan, live: Mapping[str, QueuedJob]) -> tuple[dict[str, str], dict[str, str]]:
+    """(jobs to keep, jobs to cancel) by stage: live ones of stages that would run, submitted as they would be or not.
 
     Raises UserError when one of the latter could start or runs: it is not for us to end it.
     """
     keep: dict[str, str] = {}
-    stale: list[str] = []
+    stale: dict[str, str] = {}
     for each in plan.to_run:
         job, facts = live.get(each.stage.name), plan.run.submission(each.stage.name)
         if job is None:
@@ -99,7 +99,7 @@ def split_live(plan: Plan, live: Mapping[str, QueuedJob]) -> tuple[dict[str, str
         if facts.get("key") == key_of(plan, each) and str(facts.get("job")) == job.job:
             keep[each.stage.name] = job.job
         elif job.held or job.reason == "DependencyNeverSatisfied" or any(n in stale for n in each.stage.needs):
-            stale.append(job.job)
+            stale[each.stage.name] = job.job
         else:
             raise UserError(
                 "a stage is at work with other settings or code", value=f"{each.stage.name}, job {job.job}",
