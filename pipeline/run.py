@@ -108,6 +108,10 @@ class RunDir:
         """Folder of submitit's own files."""
         return self.logs / "submitit"
 
+    def code(self, code_hash: str) -> Path:
+        """The copy of the code that jobs of this run were submitted with."""
+        return self.logs / "code" / code_hash
+
     def stage(self, stage: str) -> Path:
         """A stage's folder of logs and records."""
         return self.logs / stage

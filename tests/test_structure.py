@@ -15,7 +15,7 @@ FILES = sorted((HOME / "pipeline").rglob("*.py"))
 MODULES = {".".join(p.relative_to(HOME).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
 LAYERS = [
     {"errors"},
-    {"causal", "run", "dag", "recipe", "cluster", "records", "settings", "load", "trainer_options"},
+    {"causal", "run", "dag", "recipe", "cluster", "records", "settings", "load", "trainer_options", "snapshot"},
     {"training", "tasks", "rewards"},
     {"submit", "fit", "evaluation", "stages"},
     {"cli", "show", "__main__"},

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import PipelineError, UserError
@@ -77,6 +78,22 @@ def environment() -> dict[str, str]:
         for key, value in os.environ.items()
         if key in kept or not (key in dropped or key.startswith(OF_A_JOB))
     }
+
+
+@contextlib.contextmanager
+def clean_environment() -> Iterator[None]:
+    """Make `environment()` this process's own for a while, for a library that calls sbatch itself."""
+    before = dict(os.environ)
+    _replace_environment(environment())
+    try:
+        yield
+    finally:
+        _replace_environment(before)
+
+
+def _replace_environment(variables: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
 
 
 def call(

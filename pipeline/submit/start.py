@@ -14,6 +14,7 @@ from pipeline.load import load_recipe, recipe_file
 from pipeline.recipe import Recipe
 from pipeline.records import remove, write_atomic
 from pipeline.run import HOME, RunDir
+from pipeline.snapshot import take_snapshot
 from pipeline.submit import slurm, transaction
 from pipeline.submit.plan import Plan, active_stages
 from pipeline.submit.status import UNKNOWN, StageStatus, status
@@ -29,22 +30,26 @@ def resolve(
 ) -> tuple[Recipe, RunDir, ClusterFile]:
     """The recipe with its overrides, the run it goes into and the site. Raises UserErrors. Writes nothing."""
     changes = [*overrides, *([f"model.base={model}", "model.scratch=null"] if model else [])]
-    recipe = _absolute_source(load_recipe(recipe_file(HOME, word), changes))
+    recipe = _absolute_paths(load_recipe(recipe_file(HOME, word), changes))
     cluster = load_cluster()
     return recipe, RunDir(output_root(cluster), run_name or recipe.name), cluster
 
 
-def _absolute_source(recipe: Recipe) -> Recipe:
-    """A relative data file is meant from where the launcher was called; jobs start elsewhere."""
-    if not is_file_source(recipe.data.source):
-        return recipe
-    absolute = str(Path(recipe.data.source).expanduser().resolve())
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": absolute})})
+def _absolute_paths(recipe: Recipe) -> Recipe:
+    """A relative data file or model folder is meant from where the launcher was called; jobs start elsewhere."""
+    if is_file_source(recipe.data.source):
+        absolute = str(Path(recipe.data.source).expanduser().resolve())
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": absolute})})
+    if recipe.model.base and Path(recipe.model.base).expanduser().is_dir():
+        folder = str(Path(recipe.model.base).expanduser().resolve())
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": folder})})
+    return recipe
 
 
 def write_files(plan: Plan, via: Via) -> None:
     """Write what the jobs read: the resolved recipe, the site's environment, the scripts. Raises UserError."""
-    plan.run.write_resolved(plan.recipe, {"via": via, "home": str(HOME)})
+    take_snapshot(plan.home)
+    plan.run.write_resolved(plan.recipe, {"via": via, "home": str(HOME), "code": plan.home.name})
     write_atomic(plan.run.environment, environment_script(plan.cluster))
     for each in plan.to_run:
         write_atomic(plan.run.script(each.stage.name), each.script)

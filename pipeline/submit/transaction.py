@@ -49,6 +49,11 @@ def afterok(jobs: Sequence[str]) -> str:
     return ",".join(f"afterok:{job}" for job in jobs)
 
 
+def job_variables(plan: Plan) -> dict[str, str]:
+    """What a job body must know beside its stage: the run, the copy of the code, and the hash that this must have."""
+    return {"RLC_HOME": str(plan.home), "RLC_CODE": plan.home.name, "RLC_RUN_LOGS": str(plan.run.logs)}
+
+
 def key_of(plan: Plan, each: StagePlan) -> str:
     """16 hex digits over all that a submission of a stage hands to Slurm but job ids: equal keys, equal jobs."""
     facts = [each.stage.fingerprint, each.script, list(each.flags), str(plan.home)]
@@ -118,7 +123,7 @@ def _submit_stage(plan: Plan, each: StagePlan, jobs: Mapping[str, str], new: Map
     facts = {"via": "slurm", "fingerprint": stage.fingerprint, "key": key_of(plan, each), "after": after}
     plan.run.write_submission(stage.name, job="", **facts)
     plan.run.log_event("submitting", stage.name, fingerprint=stage.fingerprint)
-    job = slurm.sbatch(command, RLC_HOME=str(plan.home), RLC_RUN_LOGS=str(plan.run.logs))
+    job = slurm.sbatch(command, **job_variables(plan))
     plan.run.write_submission(stage.name, job=job, **facts)
     plan.run.log_event("submitted", stage.name, job=job)
     return job

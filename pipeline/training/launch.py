@@ -24,6 +24,7 @@ from pipeline.errors import NeedsMissing, PipelineError
 from pipeline.recipe import Resources
 from pipeline.records import first_difference
 from pipeline.run import HOME, RunDir, now
+from pipeline.snapshot import check_snapshot
 
 STOPPED = 130
 
@@ -114,6 +115,7 @@ def execute(run: RunDir, name: str) -> int:
     print(f"stage {name} of run {run.name}, attempt {attempt}, log {log}", flush=True)
     code, reason = 1, ""
     try:
+        check_snapshot()
         verify_needs(run, stages, name)
         run.unmark(name)
         count = processes(recipe.resources[name], gpus_at_hand())
