@@ -18,7 +18,7 @@ LAYERS = [
     {"causal", "run", "dag", "recipe", "cluster", "records", "settings", "load", "trainer_options", "snapshot"},
     {"training", "tasks", "rewards"},
     {"submit", "fit", "evaluation", "stages"},
-    {"cli", "show", "__main__"},
+    {"cli", "show", "verbs", "__main__"},
 ]
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "deepspeed", "vllm"}
 

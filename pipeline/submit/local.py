@@ -97,10 +97,9 @@ def _log(run: RunDir, name: str) -> Path:
     return latest if latest.exists() else run.local_output(name)
 
 
-def log_tail(run: RunDir, name: str, lines: int = SHOWN_LINES) -> list[str]:
-    """The last lines of a stage's newest log."""
-    path = _log(run, name)
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:] if path.exists() else []
+def log_lines(path: Path, lines: int) -> list[str]:
+    """The last lines of a log."""
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
 
 
 def _clock(seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from pipeline.errors import PipelineError, UserError
@@ -33,8 +33,8 @@ class Look:
         return max(0, int((datetime.datetime.now(datetime.UTC) - seen).total_seconds()))
 
 
-def look(run: RunDir, jobs: Sequence[str]) -> Look:
-    """The state of these jobs of a run: from the queue, else from accounting, else as they were last seen."""
+def look(run: RunDir, jobs: Mapping[str, str]) -> Look:
+    """The state of these jobs of a run (their stages by id): from the queue, else accounting, else as last seen."""
     if not jobs:
         return Look({})
     before = run.queue_seen()
@@ -48,6 +48,9 @@ def look(run: RunDir, jobs: Sequence[str]) -> Look:
     told = slurm.accounted_states([job for job in jobs if job not in found])
     found |= {job: QueuedJob(job, state, "", "", "", "", "") for job, state in told.items() if state in ENDED}
     seen = Look(found, now())
+    news = {job: facts for job, facts in found.items() if facts.ended and not (job in known and known[job].ended)}
     with contextlib.suppress(UserError):  # a full disk or another user's run: the answer is the same
         run.write_queue_seen({"seen": seen.seen, "jobs": {job: asdict(facts) for job, facts in found.items()}})
+        for job, facts in news.items():
+            run.log_event("ended", jobs[job], job=job, slurm=facts.state)
     return seen

@@ -52,6 +52,11 @@ class Plan:
         """The stages that would run, in order."""
         return [each for each in self.stages if each.action == "run"]
 
+    @property
+    def names_to_run(self) -> list[str]:
+        """Names of the stages that would run, in order."""
+        return [each.stage.name for each in self.to_run]
+
 
 @dataclass(frozen=True)
 class Choice:

@@ -50,6 +50,11 @@ def write_files(plan: Plan, via: Via) -> None:
     """Write what the jobs read: the resolved recipe, the site's environment, the scripts. Raises UserError."""
     take_snapshot(plan.home)
     plan.run.write_resolved(plan.recipe, {"via": via, "home": str(HOME), "code": plan.home.name})
+    write_scripts(plan)
+
+
+def write_scripts(plan: Plan) -> None:
+    """Write what carries the site's facts and the resources: the environment and the scripts. Raises UserError."""
     write_atomic(plan.run.environment, environment_script(plan.cluster))
     for each in plan.to_run:
         write_atomic(plan.run.script(each.stage.name), each.script)

@@ -56,7 +56,7 @@ def status(run: RunDir, recipe: Recipe) -> list[StageStatus]:
 def look_at(run: RunDir, recipe: Recipe) -> tuple[list[StageStatus], Look]:
     """The state of every stage of a run, and the look at the queue that says how old it is."""
     submitted = {entry.name: run.submission(entry.name) for entry in recipe.stages}
-    seen = look(run, [str(facts["job"]) for facts in submitted.values() if facts.get("job")])
+    seen = look(run, {str(facts["job"]): name for name, facts in submitted.items() if facts.get("job")})
     stages, torn = dag.build(recipe, run), torn_stages(run)
     found: dict[str, StageStatus] = {}
     for name, facts in submitted.items():
@@ -99,8 +99,13 @@ def _state(run: RunDir, name: str, submitted: Mapping[str, Any], seen: Look) -> 
 def _belongs(record: Mapping[str, Any], submitted: Mapping[str, Any]) -> bool:
     """Whether the job body's record is of the last submission and not of one before it."""
     job = str(submitted.get("job") or "")
-    same_job = str(record.get("job") or "") == job
-    return bool(record) and (same_job or str(record.get("updated", "")) >= str(submitted.get("submitted", "")))
+    if job and str(record.get("job") or "") == job:
+        return True
+    return (
+        bool(record)
+        and str(record.get("updated", "")) >= str(submitted.get("submitted", ""))
+        and not (job and record.get("job"))
+    )
 
 
 def _queued_state(job: QueuedJob) -> tuple[str, str]:

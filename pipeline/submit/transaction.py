@@ -76,7 +76,7 @@ def submit(plan: Plan, kept: Mapping[str, str]) -> dict[str, str]:
             new[each.stage.name] = _submit_stage(plan, each, {**kept, **new}, new)
         for each in plan.to_run:
             needs = each.stage.needs
-            if each.stage.name in kept and any(need in new for need in needs):
+            if each.stage.name in kept and any(need in stages for need in needs):
                 jobs = [job for need in needs if (job := new.get(need) or kept.get(need))]
                 slurm.set_dependency(kept[each.stage.name], afterok(jobs))
                 plan.run.log_event("rewired", each.stage.name, job=kept[each.stage.name], after=jobs)
