@@ -176,7 +176,7 @@ class RunDir:
         """Record the state of a stage; facts not given stay as they are. A new state goes into the timeline too."""
         write_json(self.stage(stage) / "state.json", {**self.state(stage), **facts, "updated": now()})
         if "state" in facts:
-            told = {key: facts.get(key) for key in ("attempt", "job", "host", "exit_code", "reason")}
+            told = {key: facts.get(key) for key in ("attempt", "job", "host", "exit_code", "slurm", "reason")}
             self.log_event(str(facts["state"]), stage, **told)
 
     def submission(self, stage: str) -> dict[str, Any]:

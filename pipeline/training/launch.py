@@ -25,6 +25,7 @@ from pipeline.recipe import Resources
 from pipeline.records import first_difference
 from pipeline.run import HOME, RunDir, now
 from pipeline.snapshot import check_snapshot
+from pipeline.training.own_job import why_stopped
 
 STOPPED = 130
 
@@ -128,7 +129,8 @@ def execute(run: RunDir, name: str) -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
     finally:
         state = {0: "done", STOPPED: "interrupted"}.get(code, "failed")
-        run.write_state(name, state=state, ended=now(), exit_code=code, reason=reason)
+        stopped = why_stopped() if code == STOPPED else ""
+        run.write_state(name, state=state, ended=now(), exit_code=code, reason=reason, slurm=stopped)
     return code
 
 
