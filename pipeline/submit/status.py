@@ -121,7 +121,8 @@ def _refined(record: Mapping[str, Any], known: QueuedJob | None) -> tuple[str, s
     told = known.state if known and known.ended else str(record.get("slurm") or "")
     reason = str(record.get("reason") or "")
     if told not in CAUSES or record["state"] == "cancelled":
-        return str(record["state"]), reason
+        unsaid = record["state"] == "interrupted" and record.get("job") and "SIGTERM" in reason
+        return str(record["state"]), reason + (": cancelled or preempted, Slurm did not say which" if unsaid else "")
     return ENDED[told], f"{told}: {CAUSES[told]}" + (f" ({reason})" if reason else "")
 
 

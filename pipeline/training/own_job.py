@@ -8,13 +8,15 @@ import subprocess
 
 TIMEOUT = 5.0
 """Seconds: Slurm kills a job some 30 s after it told it to stop."""
-ENDS = ("TIMEOUT", "CANCELLED", "PREEMPTED", "NODE_FAIL", "DEADLINE", "OUT_OF_MEMORY")
+REASONS = {"TimeLimit": "TIMEOUT", "DeadLine": "DEADLINE"}
+"""Slurm's reasons for ending a job -> the state in which the job will end."""
 
 
 def why_stopped() -> str:
-    """TIMEOUT, CANCELLED, PREEMPTED and the like, in Slurm's words; empty outside of a job and where it is not known.
+    """TIMEOUT, DEADLINE or PREEMPTED, in Slurm's words; empty outside of a job and where Slurm does not say.
 
-    The job body records it: a site without accounting forgets it minutes after the job's end.
+    The job body records it: a site without accounting forgets it minutes after the job's end. A job that was cancelled,
+    requeued, or preempted without a time of grace, sees nothing of that: Slurm calls it COMPLETING, for no reason.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
@@ -26,7 +28,6 @@ def why_stopped() -> str:
         )  # fmt: skip
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return ""
-    facts = dict(re.findall(r"\b(JobState|PreemptTime)=(\S+)", done.stdout))
-    state = facts.get("JobState", "")
-    preempted = state == "RUNNING" and facts.get("PreemptTime", "None") != "None"
-    return "PREEMPTED" if preempted else state if state in ENDS else ""
+    facts = dict(re.findall(r"\b(Reason|PreemptTime)=(\S+)", done.stdout))
+    preempted = facts.get("PreemptTime", "None") != "None"
+    return "PREEMPTED" if preempted else REASONS.get(facts.get("Reason", ""), "")
