@@ -39,15 +39,15 @@ class Stage:
         return f"pipeline.stages.{self.kind}"
 
 
-def build(recipe: Recipe, run: RunDir) -> dict[str, Stage]:
-    """The stages of a recipe in order, each with its fingerprint."""
+def build(recipe: Recipe, run: RunDir, home: Path = HOME) -> dict[str, Stage]:
+    """The stages of a recipe in order, each with its fingerprint for the code in `home`."""
     stages: dict[str, Stage] = {}
     previous: tuple[str, ...] = ()
     for entry in recipe.stages:
         needs = tuple(entry.needs) if entry.needs is not None else previous
         settings = result_settings(recipe, entry.name)
         needed = {need: stages[need].fingerprint for need in needs}
-        fingerprint = fingerprint_of(settings, needed, sources_hash(f"pipeline.stages.{entry.kind}"))
+        fingerprint = fingerprint_of(settings, needed, sources_hash(f"pipeline.stages.{entry.kind}", home))
         outputs = stage_outputs(recipe, run, entry.name, fingerprint)
         stages[entry.name] = Stage(entry.name, entry.kind, needs, settings, outputs, fingerprint)
         previous = (entry.name,)
@@ -117,12 +117,12 @@ def descendants(stages: Mapping[str, Stage], name: str) -> list[str]:
 
 
 @functools.cache
-def imported_files(module: str) -> frozenset[Path]:
+def imported_files(module: str, home: Path = HOME) -> frozenset[Path]:
     """Source files of the project that a module imports, directly or not, itself included; found without importing."""
     found: set[Path] = set()
     todo = [module]
     while todo:
-        path = _source_of(todo.pop())
+        path = _source_of(todo.pop(), home)
         if path is None or path in found:
             continue
         found.add(path)
@@ -134,18 +134,18 @@ def imported_files(module: str) -> frozenset[Path]:
     return frozenset(found)
 
 
-def _source_of(module: str) -> Path | None:
+def _source_of(module: str, home: Path) -> Path | None:
     if module.split(".")[0] != "pipeline":
         return None
-    path = HOME.joinpath(*module.split("."))
+    path = home.joinpath(*module.split("."))
     return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
 
 
-def sources_hash(module: str) -> str:
+def sources_hash(module: str, home: Path = HOME) -> str:
     """Hash of the sources that a stage's module imports."""
     digest = hashlib.sha256()
-    for path in sorted(imported_files(module)):
-        digest.update(path.relative_to(HOME).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted(imported_files(module, home)):
+        digest.update(path.relative_to(home).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

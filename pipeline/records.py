@@ -58,6 +58,30 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def append_json(path: Path, value: Any) -> None:
+    """Add one line of JSON to a file in a single write, so that writers on several machines do not mix their lines.
+
+    Raises UserError when the disk is full or the folder cannot be written.
+    """
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            file.write(line.encode())
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """All lines of a file of JSON lines; a torn line is passed over, an absent file has none."""
+    lines = []
+    with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            with contextlib.suppress(json.JSONDecodeError):
+                lines.append(json.loads(line))
+    return lines
+
+
 def read_json(path: Path) -> Any:
     """The JSON value of a record, or None when the file is absent. A torn record reads as absent."""
     try:

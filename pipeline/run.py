@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +15,13 @@ from pipeline.load import build_recipe, dump_recipe
 from pipeline.recipe import NAME_PATTERN, Recipe
 from pipeline.records import (
     Done,
+    append_json,
     cannot_write,
     lock,
     manifest,
     read_done,
     read_json,
+    read_json_lines,
     write_atomic,
     write_done,
     write_json,
@@ -106,6 +108,10 @@ class RunDir:
         """Folder of submitit's own files."""
         return self.logs / "submitit"
 
+    def code(self, code_hash: str) -> Path:
+        """The copy of the code that jobs of this run were submitted with."""
+        return self.logs / "code" / code_hash
+
     def stage(self, stage: str) -> Path:
         """A stage's folder of logs and records."""
         return self.logs / stage
@@ -171,16 +177,19 @@ class RunDir:
         return read_json(self.stage(stage) / "state.json") or {}
 
     def write_state(self, stage: str, **facts: Any) -> None:
-        """Record the state of a stage; facts not given stay as they are."""
+        """Record the state of a stage; facts not given stay as they are. A new state goes into the timeline too."""
         write_json(self.stage(stage) / "state.json", {**self.state(stage), **facts, "updated": now()})
+        if "state" in facts:
+            told = {key: facts.get(key) for key in ("attempt", "job", "host", "exit_code", "slurm", "reason")}
+            self.log_event(str(facts["state"]), stage, **told)
 
     def submission(self, stage: str) -> dict[str, Any]:
         """What the launcher recorded when it submitted: job, via, fingerprint, submitted; else {}."""
         return read_json(self.stage(stage) / "submission.json") or {}
 
     def write_submission(self, stage: str, **facts: Any) -> None:
-        """Record a submission (whole; nothing of an earlier one remains)."""
-        write_json(self.stage(stage) / "submission.json", {**facts, "submitted": now()})
+        """Record a submission (whole: nothing of an earlier one remains), made now unless `submitted` says when."""
+        write_json(self.stage(stage) / "submission.json", {"submitted": now(), **facts})
 
     def new_attempt(self, stage: str) -> int:
         """Make the folder of the next attempt and point `latest.out` to its first rank; its number, from 1."""
@@ -205,19 +214,41 @@ class RunDir:
 
     def log_metrics(self, stage: str, values: dict[str, Any]) -> None:
         """Append one line of metrics."""
-        path = self.metrics(stage)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": now(), **values}, ensure_ascii=False) + "\n")
+        append_json(self.metrics(stage), {"time": now(), **values})
 
     def read_metrics(self, stage: str) -> list[dict[str, Any]]:
         """All lines of metrics; a torn last line is passed over."""
-        lines = []
-        with contextlib.suppress(FileNotFoundError), self.metrics(stage).open(encoding="utf-8") as file:
-            for line in file:
-                with contextlib.suppress(json.JSONDecodeError):
-                    lines.append(json.loads(line))
-        return lines
+        return read_json_lines(self.metrics(stage))
+
+    def log_event(self, event: str, stage: str = "", **facts: Any) -> None:
+        """Append one line to the run's timeline."""
+        kept = {key: value for key, value in facts.items() if value not in ("", None)}
+        append_json(self.logs / "events.jsonl", {"time": now(), "stage": stage, "event": event, **kept})
+
+    def events(self) -> list[dict[str, Any]]:
+        """The run's timeline, oldest first: submissions, attempts, ends, cancellations."""
+        return read_json_lines(self.logs / "events.jsonl")
+
+    def transaction(self) -> dict[str, Any]:
+        """The submission that began last: stages, state (`open` until its jobs are released); else {}."""
+        return read_json(self.logs / "transaction.json") or {}
+
+    def write_transaction(self, **facts: Any) -> None:
+        """Record the submission at work; facts not given stay as they are."""
+        write_json(self.logs / "transaction.json", {**self.transaction(), **facts, "updated": now()})
+
+    def queue_seen(self) -> dict[str, Any]:
+        """The last look at Slurm's queue that succeeded: when, and what it said of this run's jobs; else {}."""
+        return read_json(self.logs / "queue.json") or {}
+
+    def write_queue_seen(self, seen: dict[str, Any]) -> None:
+        """Record a look at Slurm's queue."""
+        write_json(self.logs / "queue.json", seen)
+
+    def comment(self, stage: str, fingerprint: str) -> str:
+        """What a job of this run carries as its comment; the last part tells runs of one name in two places apart."""
+        place = hashlib.sha256(str(self.logs.resolve()).encode()).hexdigest()[:8]
+        return f"{self.name}/{stage}/{fingerprint}/{place}"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -6,24 +6,34 @@ import json
 import shlex
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.evaluation.schema import read_comparison
 from pipeline.evaluation.summary import difference_lines, result_table
 from pipeline.run import RunDir
+from pipeline.submit.look import Look
 from pipeline.submit.plan import Plan, StagePlan
-from pipeline.submit.slurm import sbatch_command
-from pipeline.submit.status import StageStatus
+from pipeline.submit.status import StageStatus, duration
+from pipeline.submit.transaction import sbatch_command
+from pipeline.submit.why import Why
 
 console = Console(highlight=False)
 
 COLOURS = {"done": "green", "running": "cyan", "failed": "red", "blocked": "red", "interrupted": "yellow"}
 
 
-def states(found: list[StageStatus]) -> None:
-    """The status table."""
+def states(found: list[StageStatus], seen: Look | None = None) -> None:
+    """The status table, the reasons below it, and how old it is where Slurm does not answer."""
+    console.print(states_table(found, seen))
+
+
+def states_table(found: list[StageStatus], seen: Look | None = None) -> Group:
+    """What `states` prints."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("stage", "state", "job", "elapsed", "attempt", "last metric"):
         table.add_column(heading, justify="right" if heading in ("elapsed", "attempt") else "left")
@@ -31,10 +41,34 @@ def states(found: list[StageStatus]) -> None:
         colour = COLOURS.get(each.state, "default")
         attempt = str(each.attempt or "")
         table.add_row(each.stage, f"[{colour}]{each.state}[/]", each.job, each.elapsed, attempt, each.metric)
-    console.print(table)
-    for each in found:
-        if each.reason:
-            console.print(f"{each.stage} {each.state}: {each.reason}", markup=False, soft_wrap=True)
+    lines = [f"{each.stage} {each.state}: {each.reason}" for each in found if each.reason]
+    if seen and not seen.fresh:
+        last = f"the last look at the queue was {duration(seen.age)} ago" if seen.seen else "no look succeeded before"
+        lines.append(f"Slurm does not answer; {last}: {seen.error}")
+    return Group(table, *(Text(line) for line in lines))
+
+
+def events(timeline: Sequence[Mapping[str, Any]]) -> None:
+    """The timeline of a run, a line an event."""
+    for event in timeline:
+        facts = {key: value for key, value in event.items() if key not in ("time", "stage", "event")}
+        told = "  ".join(f"{key} {value}" for key, value in facts.items())
+        words = f"{event['time']}  {event['stage'] or '-':<12} {event['event']:<12} {told}"
+        console.print(words.rstrip(), markup=False, soft_wrap=True)
+
+
+def why(answer: Why) -> None:
+    """Why a stage waits, or where it failed."""
+    console.print(f"{answer.stage} is {answer.state}" + (f": {answer.reason}" if answer.reason else ""), markup=False)
+    if answer.explanation:
+        console.print(answer.explanation, markup=False, soft_wrap=True)
+    if answer.start:
+        console.print(f"Slurm expects it to start at {answer.start}", markup=False)
+    if answer.traceback:
+        who = f"rank {answer.rank}" if answer.rank is not None else "the end of its log"
+        console.print(f"{who}, in {answer.log}:", markup=False, soft_wrap=True)
+        for line in answer.traceback:
+            console.print(f"    {line}", markup=False, soft_wrap=True)
 
 
 def decisions(plan: Plan) -> None:
@@ -112,11 +146,11 @@ def _as_dict(plan: Plan, each: StagePlan, commands: dict[str, str]) -> dict[str,
     }
 
 
-def submitted(plan: Plan, jobs: dict[str, str]) -> None:
-    """The job ids and the commands that come next."""
+def submitted(run: RunDir, jobs: Mapping[str, str], before: Mapping[str, str]) -> None:
+    """The job ids, those that stages kept too (`before`, by stage), and the commands that come next."""
     for stage, job in jobs.items():
-        console.print(f"submitted {stage}: job {job}", soft_wrap=True)
-    name = plan.run.name
+        console.print(f"{'kept' if before.get(stage) == job else 'submitted'} {stage}: job {job}", soft_wrap=True)
+    name = run.name
     console.print(f"next: bash run_pipeline.sh status {name} ; bash run_pipeline.sh logs {name} -f", soft_wrap=True)
 
 

@@ -5,8 +5,8 @@
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
-programs=(slurmctld slurmd sbatch munged shellcheck)
-packages=(slurmctld slurmd slurm-client munge shellcheck)
+programs=(slurmctld slurmd sbatch munged shellcheck slurmdbd mariadbd my_print_defaults)
+packages=(slurmctld slurmd slurm-client munge shellcheck slurmdbd mariadb-server-core mariadb-client-core)
 if [ "${1:-}" = --with-browser ]; then
     programs+=(chromium)
     packages+=(chromium)

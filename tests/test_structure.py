@@ -15,10 +15,22 @@ FILES = sorted((HOME / "pipeline").rglob("*.py"))
 MODULES = {".".join(p.relative_to(HOME).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
 LAYERS = [
     {"errors"},
-    {"causal", "run", "dag", "recipe", "recipe_data", "cluster", "records", "settings", "load", "trainer_options"},
+    {
+        "causal",
+        "run",
+        "dag",
+        "recipe",
+        "recipe_data",
+        "cluster",
+        "records",
+        "settings",
+        "load",
+        "trainer_options",
+        "snapshot",
+    },
     {"training", "tasks", "rewards"},
     {"submit", "fit", "evaluation", "stages"},
-    {"cli", "cli_corr2cause", "show", "__main__"},
+    {"cli", "show", "verbs", "__main__"},
 ]
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "deepspeed", "vllm"}
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.errors import StageFailed
-from pipeline.run import HOME, RunDir
+from pipeline.run import RunDir
 from pipeline.submit.plan import Plan
 from pipeline.submit.status import last_metric
+from pipeline.submit.transaction import job_variables
 
 POLL_SECONDS = 0.2
 LINE_SECONDS = 30.0
@@ -31,21 +32,22 @@ def run_locally(plan: Plan, console: Console) -> None:
         name = each.stage.name
         plan.run.write_submission(name, job="", via="local", fingerprint=each.stage.fingerprint)
         started = time.monotonic()
-        code = _run_stage(plan.run, name, console)
+        code = _run_stage(plan, name, console)
         seconds = time.monotonic() - started
         if code:
             raise _failure(plan.run, name, code)
         console.print(f"[green]done[/]  {name}  {_clock(seconds)}  {last_metric(plan.run, name)}", highlight=False)
 
 
-def _run_stage(run: RunDir, name: str, console: Console) -> int:
+def _run_stage(plan: Plan, name: str, console: Console) -> int:
     """Exit code of one stage; its output goes to its attempt's log and to one file beside Slurm's."""
-    output = run.local_output(name)
+    run, output = plan.run, plan.run.local_output(name)
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("ab") as file:
         child = subprocess.Popen(
-            ["bash", str(HOME / "slurm" / "stage.sh"), str(run.logs), name],
-            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            ["bash", str(plan.home / "slurm" / "stage.sh"), str(run.logs), name],
+            env={**os.environ, **job_variables(plan)}, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+            start_new_session=True,
         )  # fmt: skip
     try:
         _watch(child, run, name, console)
@@ -95,10 +97,9 @@ def _log(run: RunDir, name: str) -> Path:
     return latest if latest.exists() else run.local_output(name)
 
 
-def log_tail(run: RunDir, name: str, lines: int = SHOWN_LINES) -> list[str]:
-    """The last lines of a stage's newest log."""
-    path = _log(run, name)
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:] if path.exists() else []
+def log_lines(path: Path, lines: int) -> list[str]:
+    """The last lines of a log."""
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
 
 
 def _clock(seconds: float) -> str:

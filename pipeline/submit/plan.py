@@ -13,8 +13,9 @@ from pipeline.dag import Stage
 from pipeline.errors import NeedsMissing, UserError
 from pipeline.recipe import KINDS, Recipe
 from pipeline.records import Done, first_difference
-from pipeline.run import RunDir
+from pipeline.run import HOME, RunDir
 from pipeline.settings import nearest
+from pipeline.snapshot import code_hash
 from pipeline.submit.sbatch import stage_script
 from pipeline.tasks.source import check_source
 from pipeline.training.batch import Batch, derive
@@ -43,11 +44,18 @@ class Plan:
     run: RunDir
     cluster: ClusterFile
     stages: tuple[StagePlan, ...]
+    home: Path
+    """The copy of the code that the jobs run from."""
 
     @property
     def to_run(self) -> list[StagePlan]:
         """The stages that would run, in order."""
         return [each for each in self.stages if each.action == "run"]
+
+    @property
+    def names_to_run(self) -> list[str]:
+        """Names of the stages that would run, in order."""
+        return [each.stage.name for each in self.to_run]
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,8 @@ class Choice:
         return set(names[start:stop])
 
 
-def make_plan(recipe: Recipe, run: RunDir, cluster: ClusterFile, choice: Choice) -> Plan:
-    """The plan for a run.
+def make_plan(recipe: Recipe, run: RunDir, cluster: ClusterFile, choice: Choice, code: Path | None = None) -> Plan:
+    """The plan for a run with the code as it is now, or with an earlier copy of it (`code`).
 
     Raises UserError when a batch does not divide, a data or teacher file is broken, or a finished stage would be
     overwritten; NeedsMissing when a stage that was not asked for is needed and not done.
@@ -84,16 +92,15 @@ def make_plan(recipe: Recipe, run: RunDir, cluster: ClusterFile, choice: Choice)
         from pipeline.tasks.teacher import read_teacher  # brings the causal engine, which no other plan needs
 
         read_teacher(Path(recipe.data.teacher))
-    stages = dag.build(recipe, run)
+    stages = dag.build(recipe, run, code or HOME)
     chosen = choice.names(recipe)
     markers = {name: None if choice.fresh else run.done(name) for name in stages}
     decided = {name: _decide(run, stage, markers[name], name in chosen) for name, stage in stages.items()}
     if not choice.replace:
         _refuse_overwriting(run, stages, markers, decided)
     _refuse_missing_needs(run, stages, markers, decided)
-    return Plan(
-        recipe, run, cluster, tuple(_plan_stage(recipe, run, cluster, s, *decided[s.name]) for s in stages.values())
-    )
+    planned = tuple(_plan_stage(recipe, run, cluster, s, *decided[s.name]) for s in stages.values())
+    return Plan(recipe, run, cluster, planned, code or run.code(code_hash()))
 
 
 def _decide(run: RunDir, stage: Stage, done: Done | None, asked: bool) -> tuple[Action, str]:

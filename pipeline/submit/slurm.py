@@ -2,59 +2,117 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.errors import PipelineError, UserError
-from pipeline.run import HOME, RunDir
-from pipeline.submit.plan import Plan, StagePlan
 
 TIMEOUT = 60.0
-"""Seconds that a Slurm command may take."""
-
+"""Seconds that a command that changes something may take."""
+LOOK_TIMEOUT = 15.0
+"""Seconds that a question may take: its answer is for somebody who waits."""
 
 ENDED = {
     "COMPLETED": "done", "FAILED": "failed", "TIMEOUT": "failed", "OUT_OF_MEMORY": "failed", "NODE_FAIL": "failed",
-    "CANCELLED": "cancelled", "PREEMPTED": "cancelled", "BOOT_FAIL": "failed", "DEADLINE": "failed",
+    "CANCELLED": "cancelled", "PREEMPTED": "interrupted", "BOOT_FAIL": "failed", "DEADLINE": "failed",
 }  # fmt: skip
 """Slurm's states of a job that is over, and ours."""
+HELD = ("JobHeldUser", "JobHeldAdmin")
+
+OF_A_JOB = (
+    "SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "PMI_", "PMIX_", "OMPI_", "TORCHELASTIC_", "RLC_",
+)  # fmt: skip
+"""How variables begin that an enclosing job or launcher leaves behind and that would rule the new job."""
+OF_A_PROCESS = {
+    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_NAME",
+    "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES",
+    "GPU_DEVICE_ORDINAL",
+}  # fmt: skip
+"""Variables that say which process or GPU of a job one is."""
+OF_A_NODE = {"TMPDIR", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"}
+"""Variables that a job has for itself: they mean nothing on another node."""
+OF_THE_SITE = {
+    "SLURM_CONF", "SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_RESERVATION", "SBATCH_CONSTRAINT",
+    "SBATCH_CLUSTERS",
+}  # fmt: skip
+"""Variables that people set once for all their jobs on a site."""
 
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """A job as squeue shows it."""
+    """A job as squeue shows it, ended ones too for as long as Slurm remembers them."""
 
+    job: str
     state: str
     reason: str
     elapsed: str
+    name: str
+    comment: str
+    folder: str
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over."""
+        return self.state in ENDED
+
+    @property
+    def held(self) -> bool:
+        """Whether it waits for somebody to release it."""
+        return self.state == "PENDING" and self.reason in HELD
 
 
-def has_ended(job: QueuedJob) -> bool:
-    """Whether a job that squeue still shows is over."""
-    return job.state in ENDED
+FIELDS = "%i\x1f%T\x1f%r\x1f%M\x1f%j\x1f%k\x1f%Z"
 
 
-def environment(**extra: str) -> dict[str, str]:
-    """Ours without what an enclosing job left behind: its SLURM_ variables would rule the new job."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k == "SLURM_CONF"}
-    return {**kept, **extra}
+def environment() -> dict[str, str]:
+    """Ours without what an enclosing job left behind; site variables are kept where no job encloses us."""
+    inside = "SLURM_JOB_ID" in os.environ
+    kept = {"SLURM_CONF"} if inside else OF_THE_SITE
+    dropped = OF_A_PROCESS | (OF_A_NODE if inside else set())
+    return {
+        key: value
+        for key, value in os.environ.items()
+        if key in kept or not (key in dropped or key.startswith(OF_A_JOB))
+    }
 
 
-def call(command: Sequence[str], **extra: str) -> subprocess.CompletedProcess[str]:
-    """Run one Slurm command. Raises UserError when it is not there or does not answer in time."""
+@contextlib.contextmanager
+def clean_environment() -> Iterator[None]:
+    """Make `environment()` this process's own for a while, for a library that calls sbatch itself."""
+    before = dict(os.environ)
+    _replace_environment(environment())
+    try:
+        yield
+    finally:
+        _replace_environment(before)
+
+
+def _replace_environment(variables: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
+
+
+def call(
+    command: Sequence[str], timeout: float = TIMEOUT, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run one Slurm command, with more environment variables when given.
+
+    Raises UserError when the command is not there or does not answer in time.
+    """
     try:
         return subprocess.run(
-            command, env=environment(**extra), capture_output=True, text=True, timeout=TIMEOUT, check=False
-        )
+            command, env=environment() | dict(variables or {}), stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, errors="replace", timeout=timeout, check=False,
+        )  # fmt: skip
     except FileNotFoundError:
         raise UserError("no such command", value=command[0], where="PATH", do="use --via local without Slurm") from None
     except subprocess.TimeoutExpired:
         raise UserError(
-            f"Slurm does not answer within {TIMEOUT:.0f} s", value=command[0], where="the Slurm controller",
+            f"Slurm does not answer within {timeout:.0f} s", value=command[0], where="the Slurm controller",
             do="try again later; `squeue --me` shows whether it is back",
         ) from None  # fmt: skip
 
@@ -64,31 +122,32 @@ def is_there() -> bool:
     if shutil.which("sbatch") is None or shutil.which("scontrol") is None:
         return False
     try:
-        return call(["scontrol", "ping"]).returncode == 0
+        return call(["scontrol", "ping"], LOOK_TIMEOUT).returncode == 0
     except UserError:
         return False
 
 
-def queue(jobs: Sequence[str]) -> dict[str, QueuedJob]:
-    """Those of the jobs that Slurm still has in its queue, by job id. Raises PipelineError when squeue fails."""
-    if not jobs:
-        return {}
-    done = call(["squeue", "--me", "--noheader", "--states=all", "--format=%i|%T|%r|%M"])
+def queue() -> dict[str, QueuedJob]:
+    """All jobs of this user that Slurm knows, by job id. Raises PipelineError when squeue fails or does not answer."""
+    done = call(["squeue", "--me", "--noheader", "--states=all", f"--format={FIELDS}"], LOOK_TIMEOUT)
     if done.returncode:
         raise PipelineError(
             "squeue failed", value=done.stderr.strip(), where="the Slurm controller", do="try again later"
         )
-    rows = [line.split("|") for line in done.stdout.splitlines()]
-    return {row[0]: QueuedJob(row[1], row[2], row[3]) for row in rows if len(row) == 4 and row[0] in jobs}
+    rows = [line.split("\x1f") for line in done.stdout.splitlines()]
+    return {row[0]: QueuedJob(*row) for row in rows if len(row) == 7}
 
 
-def accounted_state(job: str) -> str | None:
-    """A job's state from accounting, such as TIMEOUT; None where there is no accounting or it knows nothing."""
-    if shutil.which("sacct") is None:
-        return None
-    done = call(["sacct", "-X", "-n", "-P", "-o", "State", "-j", job])
-    words = done.stdout.split()
-    return words[0] if done.returncode == 0 and words else None
+def accounted_states(jobs: Sequence[str]) -> dict[str, str]:
+    """States from accounting, such as TIMEOUT, by job id; none where there is no accounting or it does not answer."""
+    if not jobs or shutil.which("sacct") is None:
+        return {}
+    try:
+        done = call(["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(jobs)], LOOK_TIMEOUT)
+    except UserError:
+        return {}
+    rows = [line.split("|") for line in done.stdout.splitlines()] if done.returncode == 0 else []
+    return {row[0]: row[1].split()[0] for row in rows if len(row) == 2 and row[1]}  # "CANCELLED by 0" is CANCELLED
 
 
 def cancel(jobs: Sequence[str]) -> None:
@@ -99,60 +158,30 @@ def cancel(jobs: Sequence[str]) -> None:
             raise PipelineError("scancel failed", value=done.stderr.strip(), where="Slurm", do="try again")
 
 
-def sbatch_command(plan: Plan, each: StagePlan, after: Sequence[str], script: Path) -> list[str]:
-    """The sbatch command line of one stage that starts after the jobs `after` have succeeded."""
-    comment = f"{plan.run.name}/{each.stage.name}/{each.stage.fingerprint}"
-    command = ["sbatch", "--parsable", f"--chdir={HOME}", f"--comment={comment}", *each.flags]
-    if plan.run.root != HOME:
-        command.append(f"--output={str(plan.run.slurm_output).replace('%', '%%')}/%x_%j.out")
-    if after:
-        command.append("--dependency=" + ",".join(f"afterok:{job}" for job in after))
-    return [*command, str(script)]
+def release(jobs: Sequence[str]) -> None:
+    """Let held jobs start. Raises UserError with Slurm's own words."""
+    if jobs:
+        _change(["scontrol", "release", ",".join(jobs)], jobs[0])
 
 
-def submit(plan: Plan) -> dict[str, str]:
-    """Submit the plan's stages as one transaction; job ids by stage.
-
-    The first job is held until all are submitted; when one is refused the others are cancelled. Raises UserError
-    with Slurm's own words.
-    """
-    jobs: dict[str, str] = {}
-    released = False
-    try:
-        for each in plan.to_run:
-            after = [jobs[need] for need in each.stage.needs if need in jobs]
-            command = sbatch_command(plan, each, after, plan.run.script(each.stage.name))
-            command[1:1] = [] if jobs else ["--hold"]
-            jobs[each.stage.name] = _sbatch(command, plan.run)
-            facts = {
-                "job": jobs[each.stage.name],
-                "via": "slurm",
-                "fingerprint": each.stage.fingerprint,
-                "after": after,
-            }
-            plan.run.write_submission(each.stage.name, **facts)
-        release(next(iter(jobs.values())))
-        released = True
-    finally:
-        if not released:
-            cancel(list(jobs.values()))
-            for stage in jobs:
-                plan.run.write_state(stage, state="cancelled", reason="a later stage could not be submitted")
-    return jobs
+def set_dependency(job: str, dependency: str) -> None:
+    """Replace what a waiting job waits for. Raises UserError with Slurm's own words."""
+    _change(["scontrol", "update", f"JobId={job}", f"Dependency={dependency}"], job)
 
 
-def release(job: str) -> None:
-    """Let a held job start. Raises UserError with Slurm's own words."""
-    done = call(["scontrol", "release", job])
+def _change(command: Sequence[str], job: str) -> None:
+    done = call(command)
     if done.returncode:
-        raise UserError("scontrol release failed", value=done.stderr.strip(), where=f"job {job}", do="run again")
+        told = " ".join(done.stderr.split())
+        raise UserError(f"scontrol {command[1]} failed", value=told, where=f"job {job}", do="run again")
 
 
-def _sbatch(command: Sequence[str], run: RunDir) -> str:
-    done = call(command, RLC_HOME=str(HOME), RLC_RUN_LOGS=str(run.logs))
+def sbatch(command: Sequence[str], **variables: str) -> str:
+    """Submit; the job id. `variables` go into the job's environment. Raises UserError with Slurm's own words."""
+    done = call(command, TIMEOUT, variables)
     if done.returncode:
         raise UserError(
             "sbatch refused the job", value=" ".join(done.stderr.split()), where=command[-1],
-            do="change resources in the recipe or the site's facts in configs/cluster.yaml",
+            do="change resources in the recipe or the site's facts in configs/cluster.yaml; `doctor` names the fix",
         )  # fmt: skip
     return done.stdout.strip().split(";")[0]

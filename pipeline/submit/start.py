@@ -14,12 +14,15 @@ from pipeline.load import load_recipe, recipe_file
 from pipeline.recipe import Recipe
 from pipeline.records import remove, write_atomic
 from pipeline.run import HOME, RunDir
-from pipeline.submit import slurm
+from pipeline.snapshot import take_snapshot
+from pipeline.submit import slurm, transaction
 from pipeline.submit.plan import Plan, active_stages
-from pipeline.submit.status import StageStatus, status
+from pipeline.submit.status import UNKNOWN, StageStatus, status
 from pipeline.tasks.source import is_file_source, is_folder_source
 
 Via = Literal["local", "slurm", "submitit"]
+GAPS = ("failed", "cancelled", "interrupted", "not submitted", UNKNOWN)
+"""States of a stage that has no job any more, and is not done."""
 
 
 def resolve(
@@ -27,24 +30,34 @@ def resolve(
 ) -> tuple[Recipe, RunDir, ClusterFile]:
     """The recipe with its overrides, the run it goes into and the site. Raises UserErrors. Writes nothing."""
     changes = [*overrides, *([f"model.base={model}", "model.scratch=null"] if model else [])]
-    recipe = _absolute_source(load_recipe(recipe_file(HOME, word), changes))
+    recipe = _absolute_paths(load_recipe(recipe_file(HOME, word), changes))
     cluster = load_cluster()
     return recipe, RunDir(output_root(cluster), run_name or recipe.name), cluster
 
 
-def _absolute_source(recipe: Recipe) -> Recipe:
-    """Relative data files are meant from where the launcher was called; jobs start elsewhere."""
+def _absolute_paths(recipe: Recipe) -> Recipe:
+    """Relative data files and model folders are meant from where the launcher was called; jobs start elsewhere."""
     data, absolute = recipe.data, {}
     if is_file_source(data.source) or is_folder_source(data.source):
         absolute["source"] = str(Path(data.source).expanduser().resolve())
     if data.teacher is not None:
         absolute["teacher"] = str(Path(data.teacher).expanduser().resolve())
-    return recipe.model_copy(update={"data": data.model_copy(update=absolute)})
+    recipe = recipe.model_copy(update={"data": data.model_copy(update=absolute)})
+    if recipe.model.base and Path(recipe.model.base).expanduser().is_dir():
+        folder = str(Path(recipe.model.base).expanduser().resolve())
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": folder})})
+    return recipe
 
 
 def write_files(plan: Plan, via: Via) -> None:
     """Write what the jobs read: the resolved recipe, the site's environment, the scripts. Raises UserError."""
-    plan.run.write_resolved(plan.recipe, {"via": via, "home": str(HOME)})
+    take_snapshot(plan.home)
+    plan.run.write_resolved(plan.recipe, {"via": via, "home": str(HOME), "code": plan.home.name})
+    write_scripts(plan)
+
+
+def write_scripts(plan: Plan) -> None:
+    """Write what carries the site's facts and the resources: the environment and the scripts. Raises UserError."""
     write_atomic(plan.run.environment, environment_script(plan.cluster))
     for each in plan.to_run:
         write_atomic(plan.run.script(each.stage.name), each.script)
@@ -64,16 +77,31 @@ def start(plan: Plan, via: Via, console: Console) -> dict[str, str]:
     from pipeline.submit import submitit
     from pipeline.submit.local import run_locally
 
+    if via == "slurm":
+        return _submit(plan)
     write_files(plan, via)
-    if via == "local":
-        run_locally(plan, console)
-        return {}
-    return slurm.submit(plan) if via == "slurm" else submitit.submit(plan)
+    if via == "submitit":
+        return submitit.submit(plan)
+    run_locally(plan, console)
+    return {}
+
+
+def _submit(plan: Plan) -> dict[str, str]:
+    """Submit what has no job yet; jobs that wait for ever, or were held by a dead launcher, are taken over."""
+    keep, stale = transaction.split_live(plan, transaction.live_jobs(plan.run))
+    slurm.cancel(list(stale.values()))
+    write_files(plan, "slurm")
+    return transaction.submit(plan, keep)
 
 
 def default_via() -> Via:
     """Slurm where one answers, else this machine."""
     return "slurm" if slurm.is_there() else "local"
+
+
+def has_gaps(run: RunDir, states: Sequence[StageStatus]) -> bool:
+    """Whether a run at work lacks jobs: of stages that nobody submitted or that ended before they were done."""
+    return bool(transaction.torn_stages(run)) or any(each.state in (*GAPS, "not started") for each in states)
 
 
 def active(run: RunDir, recipe: Recipe) -> list[StageStatus] | None:

@@ -11,17 +11,28 @@ from typing import Any
 from pipeline import dag
 from pipeline.recipe import Recipe
 from pipeline.run import RunDir
-from pipeline.submit import slurm
-from pipeline.submit.slurm import ENDED, QueuedJob, has_ended
+from pipeline.submit.look import Look, look
+from pipeline.submit.slurm import ENDED, QueuedJob
+from pipeline.submit.transaction import torn_stages
 
 UNKNOWN = "ended, cause unknown"
-BROKEN = ("failed", "cancelled", "interrupted", "blocked", UNKNOWN)
+BROKEN = ("failed", "cancelled", "interrupted", "not submitted", "blocked", UNKNOWN)
 NOT_METRICS = ("time", "step", "epoch")
+CAUSES = {
+    "TIMEOUT": "it reached its time limit",
+    "OUT_OF_MEMORY": "it used more memory than it asked for",
+    "PREEMPTED": "another job took its place",
+    "NODE_FAIL": "its node failed",
+    "BOOT_FAIL": "its node could not be started",
+    "DEADLINE": "it could not end before its deadline",
+    "CANCELLED": "cancelled with scancel",
+}
+"""What ended a job, where Slurm knows it better than the job itself."""
 
 
 @dataclass(frozen=True)
 class StageStatus:
-    """One line of the status table."""
+    """One line of the status table. `slurm` is Slurm's own word for the job's state, where it is known."""
 
     stage: str
     state: str
@@ -30,6 +41,7 @@ class StageStatus:
     elapsed: str
     attempt: int | None
     metric: str
+    slurm: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
@@ -38,46 +50,62 @@ class StageStatus:
 
 def status(run: RunDir, recipe: Recipe) -> list[StageStatus]:
     """The state of every stage of a run."""
-    names = [entry.name for entry in recipe.stages]
-    submitted = {name: run.submission(name) for name in names}
-    jobs = [str(facts["job"]) for facts in submitted.values() if facts.get("job")]
-    queued = slurm.queue(jobs) if jobs and slurm.is_there() else {}
-    stages = dag.build(recipe, run)
+    return look_at(run, recipe)[0]
+
+
+def look_at(run: RunDir, recipe: Recipe) -> tuple[list[StageStatus], Look]:
+    """The state of every stage of a run, and the look at the queue that says how old it is."""
+    submitted = {entry.name: run.submission(entry.name) for entry in recipe.stages}
+    seen = look(run, {str(facts["job"]): name for name, facts in submitted.items() if facts.get("job")})
+    stages, torn = dag.build(recipe, run), torn_stages(run)
     found: dict[str, StageStatus] = {}
-    for name in names:
-        state, reason = _state(run, name, submitted[name], queued)
+    for name, facts in submitted.items():
+        state, reason = _state(run, name, facts, seen)
+        if reason == "JobHeldUser" and name in torn:
+            reason = "held: its submission was interrupted; `run` goes on with it, `cancel` takes it out"
         broken = [found[need] for need in dag.ancestors(stages, name) if found[need].state in BROKEN]
         if state in ("waiting", "queued", "blocked") and broken:
             state, reason = "blocked", f"{broken[0].stage} {broken[0].state}: {broken[0].reason}".rstrip(": ")
-        found[name] = _status(run, name, state, reason, submitted[name], queued)
-    return list(found.values())
+        found[name] = _status(run, name, state, reason, facts, seen)
+    return list(found.values()), seen
 
 
-def _state(run: RunDir, name: str, submitted: Mapping[str, Any], queued: Mapping[str, QueuedJob]) -> tuple[str, str]:
-    record = run.state(name)
+def _state(run: RunDir, name: str, submitted: Mapping[str, Any], seen: Look) -> tuple[str, str]:
+    record = run.state(name) if _belongs(run.state(name), submitted) else {}
     job = str(submitted.get("job") or "")
-    if job in queued and not has_ended(queued[job]):
-        return _queued_state(queued[job])
-    newer = record if _belongs(record, submitted) else {}
-    if newer.get("state") == "running":
-        return _running_state(newer, job)
-    if newer.get("state") in ("failed", "interrupted", "cancelled"):
-        return str(newer["state"]), str(newer.get("reason") or "")
-    if run.done(name):
+    known = seen.jobs.get(job)
+    recorded_end = record.get("state") in ("done", "failed", "interrupted", "cancelled")
+    if known and not known.ended and seen.fresh and not (known.state == "COMPLETING" and recorded_end):
+        return _queued_state(known)
+    if recorded_end and record["state"] != "done":
+        return _refined(record, known)
+    done = run.done(name)
+    if done and (done.fingerprint == submitted.get("fingerprint") or done.finished >= submitted.get("submitted", "")):
         return "done", ""
-    if not job:
+    if not submitted:
         return "not started", ""
-    told = queued[job].state if job in queued else slurm.accounted_state(job)
-    if told is None:
-        return UNKNOWN, "the job left no record"
-    return ENDED.get(told, UNKNOWN), told
+    if submitted.get("via") == "slurm" and not job:
+        return "not submitted", "the launcher ended before it was; `run` goes on"
+    if known and not known.ended:
+        state, reason = _queued_state(known)
+        return state, f"{reason}; as of {duration(seen.age)} ago".removeprefix("; ")
+    if known:
+        return _ended_state(known)
+    if record.get("state") == "running":
+        return _running_state(record, job, seen)
+    return (UNKNOWN, "the job left no record") if job else ("not started", "")
 
 
 def _belongs(record: Mapping[str, Any], submitted: Mapping[str, Any]) -> bool:
     """Whether the job body's record is of the last submission and not of one before it."""
     job = str(submitted.get("job") or "")
-    same_job = str(record.get("job") or "") == job
-    return bool(record) and (same_job or str(record.get("updated", "")) >= str(submitted.get("submitted", "")))
+    if job and str(record.get("job") or "") == job:
+        return True
+    return (
+        bool(record)
+        and str(record.get("updated", "")) >= str(submitted.get("submitted", ""))
+        and not (job and record.get("job"))
+    )
 
 
 def _queued_state(job: QueuedJob) -> tuple[str, str]:
@@ -88,17 +116,30 @@ def _queued_state(job: QueuedJob) -> tuple[str, str]:
     return ("waiting", "for the stages that it needs") if job.reason == "Dependency" else ("queued", job.reason)
 
 
-def _running_state(record: Mapping[str, Any], job: str) -> tuple[str, str]:
+def _refined(record: Mapping[str, Any], known: QueuedJob | None) -> tuple[str, str]:
+    """What the job body recorded of its end; Slurm's word goes before it where a signal is all that the body saw."""
+    told = known.state if known and known.ended else str(record.get("slurm") or "")
+    reason = str(record.get("reason") or "")
+    if told not in CAUSES or record["state"] == "cancelled":
+        unsaid = record["state"] == "interrupted" and record.get("job") and "SIGTERM" in reason
+        return str(record["state"]), reason + (": cancelled or preempted, Slurm did not say which" if unsaid else "")
+    return ENDED[told], f"{told}: {CAUSES[told]}" + (f" ({reason})" if reason else "")
+
+
+def _ended_state(job: QueuedJob) -> tuple[str, str]:
+    if job.state == "COMPLETED":
+        return "failed", "COMPLETED, but its done marker is not there"
+    return ENDED[job.state], f"{job.state}: {CAUSES[job.state]}" if job.state in CAUSES else job.state
+
+
+def _running_state(record: Mapping[str, Any], job: str, seen: Look) -> tuple[str, str]:
     """The job body says that it runs: believe it unless it is known to be gone."""
     here = record.get("host") == os.uname().nodename
-    if here and not job and not _is_alive(int(record["pid"])):
+    if not job and here and not _is_alive(int(record["pid"])):
         return "interrupted", "its process is gone"
-    if job and slurm.is_there():
-        told = slurm.accounted_state(job)
-        return (
-            (ENDED.get(told, UNKNOWN), told) if told and told != "RUNNING" else (UNKNOWN, "not in the queue any more")
-        )
-    return "running", ""
+    if job and seen.fresh:
+        return UNKNOWN, "it ran, and is not in the queue any more"
+    return "running", "" if seen.fresh else f"as its job recorded; {seen.error}"
 
 
 def _is_alive(pid: int) -> bool:
@@ -111,18 +152,18 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _status(
-    run: RunDir, name: str, state: str, reason: str, submitted: Mapping[str, Any], queued: Mapping[str, QueuedJob]
-) -> StageStatus:
+def _status(run: RunDir, name: str, state: str, reason: str, submitted: Mapping[str, Any], seen: Look) -> StageStatus:
     record = run.state(name)
     job = str(submitted.get("job") or "")
-    elapsed = queued[job].elapsed if job in queued and state == "running" else _elapsed(record, state)
-    shown = "" if state in ("not started", "waiting", "queued", "blocked") else last_metric(run, name)
-    return StageStatus(name, state, reason, job, elapsed, record.get("attempt"), shown)
+    known = seen.jobs.get(job)
+    elapsed = known.elapsed if known and seen.fresh and state == "running" else _elapsed(record, state)
+    shown = "" if state in ("not started", "not submitted", "waiting", "queued", "blocked") else last_metric(run, name)
+    told = known.state if known else str(record.get("slurm") or "")
+    return StageStatus(name, state, reason, job, elapsed, record.get("attempt"), shown, told)
 
 
 def _elapsed(record: Mapping[str, Any], state: str) -> str:
-    if not record.get("started") or state in ("not started", "waiting", "queued"):
+    if not record.get("started") or state in ("not started", "not submitted", "waiting", "queued"):
         return ""
     begun = datetime.datetime.fromisoformat(str(record["started"]))
     ended = record.get("ended")
@@ -130,8 +171,16 @@ def _elapsed(record: Mapping[str, Any], state: str) -> str:
     return str(until - begun).partition(".")[0]
 
 
+def duration(seconds: int) -> str:
+    """A time span in the unit that says most: 40 s, 12 min, 5 h, 3 days."""
+    for unit, name in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds // unit} {name}"
+    return f"{seconds} s"
+
+
 def last_metric(run: RunDir, stage: str) -> str:
-    """The newest numbers of a stage in a few words: step and up to three values."""
+    """The newest metrics of a stage in a few words: step and up to three values."""
     lines = run.read_metrics(stage)
     if not lines:
         return ""

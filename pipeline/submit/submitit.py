@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from typing import Any
 
@@ -9,11 +10,13 @@ from pipeline.errors import StageFailed, UserError
 from pipeline.run import HOME
 from pipeline.submit import slurm
 from pipeline.submit.plan import Plan, StagePlan
+from pipeline.submit.transaction import job_variables
 
 
-def run_stage(logs: str, stage: str) -> None:
+def run_stage(variables: dict[str, str], stage: str) -> None:
     """What submitit executes: the job body. Raises StageFailed so that the job fails and dependents do not start."""
-    code = subprocess.run(["bash", str(HOME / "slurm" / "stage.sh"), logs, stage], check=False).returncode
+    logs, body = variables["RLC_RUN_LOGS"], f"{variables['RLC_HOME']}/slurm/stage.sh"
+    code = subprocess.run(["bash", body, logs, stage], env={**os.environ, **variables}, check=False).returncode
     if code:
         raise StageFailed(f"stage {stage} ended with code {code}", where=logs, do="read its log")
 
@@ -28,6 +31,7 @@ def submit(plan: Plan) -> dict[str, str]:
 
     if not slurm.is_there():
         return _run_locally(plan, submitit)
+    plan.run.write_transaction(state="open", stages=[each.stage.name for each in plan.to_run])
     jobs: dict[str, str] = {}
     complete = False
     try:
@@ -35,22 +39,25 @@ def submit(plan: Plan) -> dict[str, str]:
             after = [jobs[need] for need in each.stage.needs if need in jobs]
             executor = submitit.SlurmExecutor(folder=plan.run.submitit / "%j")
             executor.update_parameters(**parameters(plan, each, after, hold=not jobs))
+            facts = {"via": "submitit", "fingerprint": each.stage.fingerprint, "after": after}
+            plan.run.write_submission(each.stage.name, job="", **facts)
             try:
-                job = executor.submit(run_stage, str(plan.run.logs), each.stage.name)
+                with slurm.clean_environment():
+                    job = executor.submit(run_stage, job_variables(plan), each.stage.name)
             except submitit.core.utils.FailedJobError as error:
                 raise UserError(
                     "submitit could not submit the job", value=str(error)[:300], where=each.stage.name,
                     do="change resources in the recipe or the site's facts in configs/cluster.yaml",
                 ) from error  # fmt: skip
             jobs[each.stage.name] = str(job.job_id)
-            plan.run.write_submission(
-                each.stage.name, job=job.job_id, via="submitit", fingerprint=each.stage.fingerprint, after=after
-            )
-        slurm.release(next(iter(jobs.values())))
+            plan.run.write_submission(each.stage.name, job=str(job.job_id), **facts)
+            plan.run.log_event("submitted", each.stage.name, job=str(job.job_id))
+        slurm.release([next(iter(jobs.values()))])
         complete = True
     finally:
         if not complete:
             slurm.cancel(list(jobs.values()))
+        plan.run.write_transaction(state="released" if complete else "taken back")
     return jobs
 
 
@@ -60,7 +67,7 @@ def _run_locally(plan: Plan, submitit: Any) -> dict[str, str]:
         executor = submitit.LocalExecutor(folder=plan.run.submitit / "%j")
         executor.update_parameters(timeout_min=minutes(each, plan))
         plan.run.write_submission(each.stage.name, job="", via="submitit", fingerprint=each.stage.fingerprint)
-        job = executor.submit(run_stage, str(plan.run.logs), each.stage.name)
+        job = executor.submit(run_stage, job_variables(plan), each.stage.name)
         jobs[each.stage.name] = f"local {job.job_id}"
         try:
             job.result()
@@ -78,7 +85,7 @@ def parameters(plan: Plan, each: StagePlan, after: list[str], *, hold: bool) -> 
     resources = plan.recipe.resources[each.stage.name]
     flags = dict(flag.removeprefix("--").partition("=")[::2] for flag in each.flags)
     more: dict[str, Any] = {key: value or True for key, value in flags.items() if key not in ("mem-per-cpu", "gres")}
-    more |= {"chdir": str(HOME), "comment": f"{plan.run.name}/{each.stage.name}/{each.stage.fingerprint}"}
+    more |= {"chdir": str(HOME), "comment": plan.run.comment(each.stage.name, each.stage.fingerprint)}
     more |= {"hold": True} if hold else {}
     more |= {"dependency": ",".join(f"afterok:{job}" for job in after)} if after else {}
     gres = flags.get("gres") or (f"gpu:{resources.gpus}" if resources.gpus else None)

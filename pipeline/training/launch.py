@@ -24,6 +24,8 @@ from pipeline.errors import NeedsMissing, PipelineError
 from pipeline.recipe import Resources
 from pipeline.records import first_difference
 from pipeline.run import HOME, RunDir, now
+from pipeline.snapshot import check_snapshot
+from pipeline.training.own_job import why_stopped
 from pipeline.training.ranks import cpus_at_hand
 
 STOPPED = 130
@@ -113,6 +115,7 @@ def execute(run: RunDir, name: str) -> int:
     print(f"stage {name} of run {run.name}, attempt {attempt}, log {log}", flush=True)
     code, reason = 1, ""
     try:
+        check_snapshot()
         verify_needs(run, stages, name)
         run.unmark(name)
         count = processes(recipe.resources[name], gpus_at_hand())
@@ -125,7 +128,8 @@ def execute(run: RunDir, name: str) -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
     finally:
         state = {0: "done", STOPPED: "interrupted"}.get(code, "failed")
-        run.write_state(name, state=state, ended=now(), exit_code=code, reason=reason)
+        stopped = why_stopped() if code == STOPPED else ""
+        run.write_state(name, state=state, ended=now(), exit_code=code, reason=reason, slurm=stopped)
     return code
 
 

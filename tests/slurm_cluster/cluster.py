@@ -21,12 +21,13 @@ import signal
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
+import accounting as accounting_files
 from configuration import CGROUP_CONF, slurm_conf
 from processes import MARK, belonging, end, members, send, start_time, wait_until
 
@@ -40,12 +41,13 @@ OF_SLURM = ("SLURM", "SBATCH_", "SRUN_", "SQUEUE_", "SINFO_", "SCANCEL_", "SCONT
 """How variables begin that change what the commands of Slurm do."""
 
 
-def unavailable() -> str | None:
-    """Why no Slurm can be started here, in one line, or None when it can."""
+def unavailable(*, accounting: bool = False) -> str | None:
+    """Why no Slurm (with accounting) can be started here, in one line, or None when it can."""
     if os.geteuid() != 0:
         return "not root: the daemons of a test Slurm need it"
     path = f"{os.environ.get('PATH', '')}:{SBIN}"
     missing = [program for program in PROGRAMS if shutil.which(program, path=path) is None]
+    missing += accounting_files.missing(path) if accounting else []
     if missing:
         return f"not installed: {', '.join(missing)} (bash scripts/install_system_packages.sh)"
     with tempfile.TemporaryDirectory() as folder:
@@ -86,6 +88,8 @@ class Cluster:
     """Seconds for which an ended job is still known."""
     cgroups: bool = field(default_factory=cgroups_work)
     """Whether jobs are tracked, and their memory limited, by cgroups; else nothing limits them."""
+    accounting: bool = False
+    """Whether slurmdbd keeps the history of jobs (sacct, sacctmgr)."""
     extra: str = ""
     prefix: str = field(default_factory=lambda: f"t{secrets.token_hex(3)}n")
     """Node names begin with it; another one for every cluster of a machine."""
@@ -123,6 +127,8 @@ class Cluster:
         try:
             self._configure()
             self._start_munged()
+            if self.accounting:
+                self._start_accounting()
             self._start("slurmctld", ["slurmctld", "-D"])
             self._wait("slurmctld", lambda: self.call("scontrol", "ping").returncode == 0)
             for name in self.names:
@@ -132,6 +138,11 @@ class Cluster:
         except BaseException:
             self.down()
             raise
+
+    def start_node(self, name: str) -> None:
+        """Start the slurmd of a node that was ended, and wait until it is idle. Raises as `up` does."""
+        self._start(name, ["slurmd", "-D", "-N", name])
+        self._wait(name, partial(self._is_idle, name))
 
     def down(self) -> None:
         """End exactly the processes of this cluster, jobs included. Nothing happens when there are none."""
@@ -157,7 +168,8 @@ class Cluster:
             "task_plugin": "task/cgroup" if self.cgroups else "task/none",
         }
         size = f"CPUs={self.cpus} RealMemory={self.memory}" + (f" Gres=gpu:{GPU_TYPE}:{self.gpus}" if self.gpus else "")
-        (self.root / "slurm.conf").write_text(slurm_conf(values, self.names, size, self.extra))
+        extra = self.extra + ("\n" + accounting_files.configure(self.root) if self.accounting else "")
+        (self.root / "slurm.conf").write_text(slurm_conf(values, self.names, size, extra))
         (self.root / "cgroup.conf").write_text(CGROUP_CONF)
         devices = [self.root / "dev" / f"gpu{i}" for i in range(self.gpus)]  # Slurm wants one a GPU
         for device in devices:
@@ -177,11 +189,18 @@ class Cluster:
         self._start("munged", ["munged", "--foreground", *options])
         self._wait("munged", (folder / "socket").is_socket)
 
-    def _start(self, part: str, command: Sequence[str]) -> None:
+    def _start_accounting(self) -> None:
+        self._start("mariadbd", accounting_files.database_command(self.root))
+        self._wait("mariadbd", accounting_files.socket(self.root).is_socket)
+        self._start("slurmdbd", ["slurmdbd", "-D"], accounting_files.daemon_environment(self.root))
+        self._wait("slurmdbd", lambda: self.call("sacctmgr", "-n", "show", "cluster").returncode == 0)
+        self.call("sacctmgr", "-i", "add", "cluster", "test")
+
+    def _start(self, part: str, command: Sequence[str], more: Mapping[str, str] | None = None) -> None:
         with (self.root / "log" / f"{part}.out").open("ab") as log:
             started = subprocess.Popen(
-                command, env={**self.env, MARK: str(self.root)}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, cwd="/",
+                command, env={**self.env, **(more or {}), MARK: str(self.root)}, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, start_new_session=True, cwd="/",
             )  # fmt: skip
         self.processes[part] = (started.pid, start_time(started.pid) or "")
         self._record()
@@ -224,6 +243,7 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     for name, default in (("nodes", 2), ("cpus", 64), ("memory", 600_000), ("gpus", 8), ("min-job-age", 300)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--accounting", action="store_true", help="keep the history of jobs: slurmdbd and mariadbd")
     parser.add_argument("--no-cgroups", action="store_true", help="do without, even where they work")
     parser.add_argument("--extra", default="", help="more slurm.conf lines; they win over those of the same key")
     given = vars(parser.parse_args())

@@ -1,0 +1,56 @@
+"""A look at Slurm's queue that is remembered: the ends of jobs outlive Slurm's memory, a silent Slurm hides nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from pipeline.errors import PipelineError, UserError
+from pipeline.run import RunDir, now
+from pipeline.submit import slurm
+from pipeline.submit.slurm import ENDED, QueuedJob
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is known of jobs, by id. `seen` is when Slurm said so; `error` why it could not be asked now, or empty."""
+
+    jobs: dict[str, QueuedJob]
+    seen: str = ""
+    error: str = ""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether Slurm answered now."""
+        return not self.error
+
+    @property
+    def age(self) -> int:
+        """Seconds since Slurm said so."""
+        seen = datetime.datetime.fromisoformat(self.seen) if self.seen else datetime.datetime.now(datetime.UTC)
+        return max(0, int((datetime.datetime.now(datetime.UTC) - seen).total_seconds()))
+
+
+def look(run: RunDir, jobs: Mapping[str, str]) -> Look:
+    """The state of these jobs of a run (their stages by id): from the queue, else accounting, else as last seen."""
+    if not jobs:
+        return Look({})
+    before = run.queue_seen()
+    known = {job: QueuedJob(**facts) for job, facts in before.get("jobs", {}).items() if job in jobs}
+    try:
+        queued = slurm.queue()
+    except PipelineError as error:
+        return Look(known, str(before.get("seen", "")), str(error))
+    found = {job: known[job] for job in jobs if job in known and known[job].ended}
+    found |= {job: queued[job] for job in jobs if job in queued}
+    told = slurm.accounted_states([job for job in jobs if job not in found])
+    found |= {job: QueuedJob(job, state, "", "", "", "", "") for job, state in told.items() if state in ENDED}
+    seen = Look(found, now())
+    news = {job: facts for job, facts in found.items() if facts.ended and not (job in known and known[job].ended)}
+    with contextlib.suppress(UserError):  # a full disk or another user's run: the answer is the same
+        run.write_queue_seen({"seen": seen.seen, "jobs": {job: asdict(facts) for job, facts in found.items()}})
+        for job, facts in news.items():
+            run.log_event("ended", jobs[job], job=job, slurm=facts.state)
+    return seen

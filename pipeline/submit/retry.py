@@ -1,0 +1,75 @@
+"""Submit failed stages again: the same code and settings, dependents re-wired under their old job ids."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rich.console import Console
+
+from pipeline import dag
+from pipeline.cluster import ClusterFile
+from pipeline.errors import UserError
+from pipeline.recipe import Recipe
+from pipeline.run import RunDir
+from pipeline.snapshot import take_snapshot
+from pipeline.submit import slurm, submitit, transaction
+from pipeline.submit.local import run_locally
+from pipeline.submit.plan import Choice, Plan, make_plan
+from pipeline.submit.start import GAPS, write_scripts
+from pipeline.submit.status import StageStatus, status
+
+
+def retry_run(
+    run: RunDir, recipe: Recipe, cluster: ClusterFile, stage: str | None, console: Console
+) -> dict[str, str] | None:
+    """Start the failed stages of a run again, or only `stage`; job ids of all that is queued now, None for nothing.
+
+    It goes the way that the run went, with the copy of the code that it was launched with and the site's facts as they
+    are now. The caller holds the lock. Raises UserError when `stage` has not failed or needs one that has.
+    """
+    transaction.adopt(run)
+    states = {each.stage: each for each in status(run, recipe)}
+    wanted = _wanted(run, recipe, states, stage)
+    if not wanted:
+        return None
+    launch = run.read_resolved()[1]
+    code = run.code(str(launch.get("code")))
+    plan = make_plan(recipe, run, cluster, Choice(), code if code.is_dir() else None)
+    run.log_event("retry", stage or "", stages=wanted)
+    if not code.is_dir():
+        take_snapshot(plan.home)
+    if launch["via"] == "local":
+        write_scripts(plan)
+        run_locally(plan, console)
+        return {}
+    waiting = {name: job.job for name, job in transaction.live_jobs(run).items() if name not in wanted}
+    plan = _only(plan, [*wanted, *waiting])
+    write_scripts(plan)
+    if launch["via"] == "submitit":
+        slurm.cancel(list(waiting.values()))
+        return submitit.submit(plan)
+    return transaction.submit(plan, {name: job for name, job in waiting.items() if name in plan.names_to_run})
+
+
+def _wanted(run: RunDir, recipe: Recipe, states: dict[str, StageStatus], stage: str | None) -> list[str]:
+    """The stages that need a new job: failed ones, and those after them that have none any more."""
+    broken = [name for name, each in states.items() if each.state in GAPS]
+    if stage is None:
+        return broken
+    if stage not in broken:
+        raise UserError(
+            "this stage has not failed", value=f"{stage} is {states[stage].state}", where=f"run {run.name}",
+            do="`status` shows which have",
+        )  # fmt: skip
+    stages = dag.build(recipe, run)
+    before = [need for need in dag.ancestors(stages, stage) if need in broken]
+    if before:
+        raise UserError(f"{stage} needs {before[0]}, which failed too", where=f"run {run.name}", do=f"retry {run.name}")
+    after = dag.descendants(stages, stage)
+    return [name for name in broken if name == stage or name in after]
+
+
+def _only(plan: Plan, names: list[str]) -> Plan:
+    """The plan for these stages alone."""
+    kept = tuple(each if each.stage.name in names else replace(each, action="leave") for each in plan.stages)
+    return replace(plan, stages=kept)

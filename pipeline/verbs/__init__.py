@@ -1,0 +1,1 @@
+"""The verbs of the command line: to launch, to watch, to set a site up."""

@@ -1,0 +1,167 @@
+"""Verbs that look: status, why, logs, report, evaluate."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.live import Live
+
+from pipeline import show
+from pipeline.cluster import load_cluster, output_root
+from pipeline.errors import NeedsMissing, UserError
+from pipeline.evaluation.schema import read_comparison
+from pipeline.recipe import Recipe
+from pipeline.run import HOME, RunDir, known_runs
+from pipeline.submit.local import log_lines
+from pipeline.submit.look import Look
+from pipeline.submit.plan import active_stages
+from pipeline.submit.status import StageStatus, look_at
+from pipeline.submit.transaction import adopt_if_torn
+from pipeline.submit.why import why as why_of
+from pipeline.verbs.arguments import (
+    AsJson,
+    RunArgument,
+    RunName,
+    StageArgument,
+    check_stage,
+    open_run,
+    print_json,
+    words_to_stderr,
+)
+
+WATCH_SECONDS = 5.0
+"""How often `--watch` asks Slurm: seldom enough for a busy controller."""
+LOG_LINES = 10_000
+
+
+def status(
+    name: RunArgument,
+    as_json: AsJson = False,
+    events: Annotated[bool, typer.Option("--events", help="the timeline of the run too")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="go on until nothing is queued or running")] = False,
+) -> None:
+    """Show the state of every stage of a run; works without sacct."""
+    folder, settings = open_run(name)
+    adopt_if_torn(folder)
+    if watch:
+        _watch(folder, settings, as_json)
+        return
+    states, seen = look_at(folder, settings)
+    if as_json:
+        print_json(_status_json(folder, states, seen) | ({"events": folder.events()} if events else {}))
+        return
+    show.states(states, seen)
+    if events:
+        show.events(folder.events())
+
+
+def _status_json(folder: RunDir, states: list[StageStatus], seen: Look) -> dict[str, Any]:
+    queue = {"seen": seen.seen, "age_seconds": seen.age, "error": seen.error}
+    return {"run": folder.name, "stages": [each.as_dict() for each in states], "queue": queue}
+
+
+def _watch(folder: RunDir, settings: Recipe, as_json: bool) -> None:
+    """A live table on a terminal; elsewhere a table (or a line of JSON) whenever something has changed."""
+    shown: list[tuple[str, str, str]] = []
+    with Live(console=show.console, auto_refresh=False) as live:
+        while True:
+            states, seen = look_at(folder, settings)
+            now = [(each.stage, each.state, each.reason) for each in states]
+            if show.console.is_terminal and not as_json:
+                live.update(show.states_table(states, seen), refresh=True)
+            elif now != shown:
+                print_json(_status_json(folder, states, seen)) if as_json else show.states(states, seen)
+            shown = now
+            if not active_stages([(each.stage, each.state) for each in states]):
+                return
+            time.sleep(WATCH_SECONDS)
+
+
+def why(name: RunArgument, stage: StageArgument = None, as_json: AsJson = False) -> None:
+    """Explain why a stage waits, or show where it failed; by default the first stage that is in trouble."""
+    folder, settings = open_run(name)
+    check_stage(folder, settings, stage)
+    adopt_if_torn(folder)
+    answer = why_of(folder, settings, *look_at(folder, settings), stage)
+    timeline = [event for event in folder.events() if event["stage"] == answer.stage]
+    if as_json:
+        print_json({"run": name, **answer.as_dict(), "events": timeline})
+        return
+    show.why(answer)
+    show.events(timeline)
+
+
+def logs(
+    name: RunArgument,
+    stage: Annotated[str | None, typer.Argument(help="a stage; the newest one by default")] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="go on as the log grows")] = False,
+    attempt: Annotated[int | None, typer.Option(help="an earlier attempt; the newest by default")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the log of a stage's newest attempt."""
+    folder, settings = open_run(name)
+    check_stage(folder, settings, stage)
+    begun = [entry.name for entry in settings.stages if folder.latest_log(entry.name).exists()]
+    if stage not in begun and (stage or not begun):
+        raise NeedsMissing("no log yet", value=stage or name, where=str(folder.logs), do="see `status`")
+    chosen = stage or begun[-1]
+    path = folder.latest_log(chosen) if attempt is None else folder.attempt_log(chosen, attempt)
+    if not path.exists():
+        raise NeedsMissing(
+            "no such attempt", value=attempt, where=str(folder.stage(chosen)), do="`status --events` lists them"
+        )
+    if follow:
+        sys.exit(subprocess.run(["tail", "-n", "50", "-F", str(path)], check=False).returncode)
+    lines = log_lines(path, LOG_LINES)
+    if as_json:
+        print_json({"run": name, "stage": chosen, "path": str(path.resolve()), "lines": lines})
+    else:
+        print("\n".join(lines))
+
+
+def evaluate(
+    model_dir: Annotated[Path, typer.Argument(help="model or adapter folder")],
+    name: Annotated[str, typer.Argument(help="the name under which it stands in the results")],
+    run_name: RunName = None,
+) -> None:
+    """Evaluate a model folder on the test rows of the run that made it (or of --run-name)."""
+    if not model_dir.is_dir():
+        raise UserError("no such model folder", value=str(model_dir), where=str(Path.cwd()), do="check the path")
+    owner = run_name or _run_of_model(model_dir.resolve())
+    folder, _ = open_run(owner)
+    command = [sys.executable, "-m", "pipeline.stages.evaluate", str(folder.logs), "evaluate"]
+    done = subprocess.run([*command, "--model", str(model_dir.resolve()), "--name", name], cwd=HOME, check=False)
+    if done.returncode:
+        sys.exit(done.returncode if done.returncode in (2, 3) else 1)
+    show.results(folder)
+
+
+def report(name: RunArgument, as_json: AsJson = False) -> None:
+    """Write report.html anew from what the run has; also after a failed run."""
+    from pipeline.evaluation.report import write_report
+
+    words_to_stderr(as_json)
+    folder, _ = open_run(name)
+    path = write_report(folder)
+    show.console.print(f"report: {path}", highlight=False, soft_wrap=True)
+    if read_comparison(folder.comparison):
+        show.results(folder)
+    if as_json:
+        print_json({"run": name, "report": str(path)})
+
+
+def _run_of_model(folder: Path) -> str:
+    """The run whose stage made a model folder (or a checkpoint in it), from the folder's name."""
+    root = output_root(load_cluster())
+    parts = {folder.name, folder.parent.name}
+    for name in known_runs(root):
+        candidate = RunDir(root, name)
+        stages = [entry.name for entry in candidate.read_resolved()[0].stages]
+        if parts & {candidate.model(stage).name for stage in ["base", *stages]}:
+            return name
+    raise UserError("no run here made this model", value=str(folder), where=str(root), do="name one with --run-name")
