@@ -206,6 +206,16 @@ class RunDir:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"time": now(), **values}, ensure_ascii=False) + "\n")
 
+    def metrics_bytes(self, stage: str) -> int:
+        """Length of a stage's metrics file; 0 when there is none."""
+        path = self.metrics(stage)
+        return path.stat().st_size if path.exists() else 0
+
+    def cut_metrics(self, stage: str, length: int) -> None:
+        """Take away what was logged after the checkpoint that a stage goes on from: it will be logged again."""
+        if self.metrics_bytes(stage) > length:
+            os.truncate(self.metrics(stage), length)
+
     def read_metrics(self, stage: str) -> list[dict[str, Any]]:
         """All lines of metrics; a torn last line is passed over."""
         lines = []

@@ -14,17 +14,20 @@ from pipeline import dag
 from pipeline.recipe import Recipe, Sft
 from pipeline.run import RunDir
 from pipeline.training.ranks import redirect_output
+from pipeline.training.stop import StopFlag
 
 
 def main(logs: Path, stage: str) -> None:
     """Train the stage's model and save it, tokenizer beside it, into the run's model folder."""
     redirect_output()
+    stop = StopFlag()
     from datasets import load_from_disk
     from trl import SFTTrainer
 
     from pipeline.training.arguments import cast_adapters, save_model
     from pipeline.training.callbacks import HealthCallback, MetricsCallback
     from pipeline.training.models import load_for_training, load_tokenizer, set_end_of_turn, starting_model
+    from pipeline.training.resume import CheckpointCallback
 
     run = RunDir.of_logs(logs)
     recipe, _ = run.read_resolved()
@@ -41,7 +44,9 @@ def main(logs: Path, stage: str) -> None:
         callbacks=[MetricsCallback(run, stage), HealthCallback(run, stage, recipe.health)],
     )
     cast_adapters(trainer.model)
-    trainer.train()
+    saver = CheckpointCallback(recipe, run, stage, trainer, stop)
+    trainer.add_callback(saver)
+    saver.train()
     save_model(trainer, tokenizer, run.model(stage))
 
 
