@@ -23,9 +23,14 @@ NOT_COMPARED = ("time", "step_time", "train_runtime", "train_samples_per_second"
 """What the clock says: other in every run."""
 INTERRUPT = Path(__file__).parent / "interrupt.py"
 SETTINGS: dict[str, dict[str, Any]] = {
-    "sft": {"max_steps": 11, "logging_steps": 3, "checkpoint": {"every_steps": 4, "keep": 2}},
-}
-"""Three epochs of four steps less one; logs and checkpoints fall on different steps."""
+    "sft": {"max_steps": 11, "logging_steps": 3, "checkpoint": {"every_steps": 4, "keep": 2}, "learning_rate": 1e-2},
+    "grpo": {
+        "max_steps": 22, "logging_steps": 3, "checkpoint": {"every_steps": 4, "keep": 2}, "micro_batch_size": 4,
+        "num_iterations": 2, "learning_rate": 2e-3, "temperature": 0.7,
+        "guard": {"every_steps": 5, "rows": 48, "stop_below": 0},
+    },
+}  # fmt: skip
+"""More than two epochs; logs, checkpoints, measurements and generations fall on different steps."""
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -49,6 +54,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """A run of configs/smoke.yaml with a few more steps, its rows ready."""
     run = RunDir(tmp_path_factory.mktemp("resume"), "r")
     tree = read_yaml(HOME / "configs" / "smoke.yaml")
+    tree["seed"] = 2
+    tree["data"] |= {"completions": "answer", "max_variables": 5}
+    tree["data"]["rows"] |= {"grpo": 12, "dev": 48}
     for stage, more in SETTINGS.items():
         tree[stage] |= more
     run.write_resolved(build_recipe("smoke", tree, "smoke.yaml"), {})
@@ -70,7 +78,14 @@ def undisturbed(prepared: RunDir, tmp_path_factory: pytest.TempPathFactory) -> R
     for stage in SETTINGS:
         done = launch(run, stage)
         assert done.returncode == 0, done.stdout + done.stderr
+    assert run.read_metrics("grpo")[-1]["best_step"] == 5, "else the output would be what GRPO began with"
     return run
+
+
+def forget(run: RunDir, stage: str) -> None:
+    """Delete all that a stage made."""
+    shutil.rmtree(run.stage(stage))
+    shutil.rmtree(run.model(stage))
 
 
 def metrics(run: RunDir, stage: str) -> list[dict[str, Any]]:
@@ -84,19 +99,32 @@ def assert_same(run: RunDir, other: RunDir, stage: str) -> None:
     assert file_hash(run.model(stage) / "model.safetensors") == file_hash(other.model(stage) / "model.safetensors")
 
 
-@pytest.mark.parametrize(
-    ("name", "moment", "step"),
-    [("SIGTERM", "step", 5), ("SIGUSR1", "step", 8), ("SIGKILL", "step", 7), ("SIGKILL", "save", 8)],
-)
-def test_sft_goes_on_exactly(
-    prepared: RunDir, undisturbed: RunDir, tmp_path: Path, name: str, moment: str, step: int
-) -> None:
-    run = copy(prepared, tmp_path)
-    ended = call(str(INTERRUPT), str(run.logs), "sft", "sft", name, moment, str(step), "0")
+def interrupt(run: RunDir, stage: str, name: str, moment: str, step: int) -> None:
+    """Train until a signal comes at that moment; no model is there then."""
+    ended = call(str(INTERRUPT), str(run.logs), stage, stage, name, moment, str(step), "0")
     assert ended.returncode == (-signal.SIGKILL if name == "SIGKILL" else 130), ended.stdout + ended.stderr
-    assert not (run.model("sft") / "model.safetensors").exists()
-    again = launch(run, "sft")
+    assert not (run.model(stage) / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "moment", "step", "saved"),
+    [
+        ("sft", "SIGTERM", "step", 5, 5),
+        ("sft", "SIGUSR1", "step", 8, 8),
+        ("sft", "SIGKILL", "step", 7, 4),
+        ("sft", "SIGKILL", "save", 8, 4),
+        ("grpo", "SIGTERM", "step", 17, 18),
+        ("grpo", "SIGUSR1", "step", 3, 4),
+        ("grpo", "SIGKILL", "step", 11, 8),
+    ],
+)
+def test_a_stage_goes_on_exactly(
+    undisturbed: RunDir, tmp_path: Path, stage: str, name: str, moment: str, step: int, saved: int
+) -> None:
+    run = copy(undisturbed, tmp_path)
+    forget(run, stage)
+    interrupt(run, stage, name, moment, step)
+    again = launch(run, stage)
     assert again.returncode == 0, again.stdout + again.stderr
-    reached = step if name != "SIGKILL" else 4
-    assert f"going on from the checkpoint of step {reached}" in run.latest_log("sft").read_text()
-    assert_same(run, undisturbed, "sft")
+    assert f"going on from the checkpoint of step {saved}" in run.latest_log(stage).read_text()
+    assert_same(run, undisturbed, stage)

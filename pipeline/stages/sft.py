@@ -36,15 +36,16 @@ def main(logs: Path, stage: str) -> None:
     model = load_for_training(source, recipe.model)
     set_end_of_turn(model, tokenizer)
     rows = load_from_disk(str(dag.dataset_of(recipe, run) / stage))
+    health = HealthCallback(run, stage, recipe.health)
     trainer = SFTTrainer(
         model=model,
         args=sft_arguments(recipe, run, stage),
         train_dataset=rows,
         processing_class=tokenizer,
-        callbacks=[MetricsCallback(run, stage), HealthCallback(run, stage, recipe.health)],
+        callbacks=[MetricsCallback(run, stage), health],
     )
     cast_adapters(trainer.model)
-    saver = CheckpointCallback(recipe, run, stage, trainer, stop)
+    saver = CheckpointCallback(recipe, run, stage, trainer, stop, (health,))
     trainer.add_callback(saver)
     saver.train()
     save_model(trainer, tokenizer, run.model(stage))
