@@ -208,6 +208,10 @@ class Resources(Section):
     """Processes a node; null: one a GPU, one without GPUs."""
     deepspeed: str | None = None
     """DeepSpeed configuration, a file in configs/deepspeed."""
+    stop_lead: Positive = 120
+    """Seconds before the time limit at which the stage saves and goes back to the queue; at most a quarter of it."""
+    stalled_requeues: Positive = 3
+    """Requeues in a row without a newer checkpoint after which the stage fails."""
 
     @field_validator("time")
     @classmethod

@@ -88,6 +88,14 @@ class RunDir:
         """Prediction file of one model on the main test set."""
         return self.results / "predictions" / f"{model}.jsonl"
 
+    def partial_predictions(self, model: str) -> Path:
+        """The answers of one model that an interrupted evaluation has so far."""
+        return self.predictions(model).with_suffix(".partial")
+
+    def predictions_bytes(self) -> int:
+        """Length of all prediction files, unfinished ones too."""
+        return sum(path.stat().st_size for path in (self.results / "predictions").glob("*"))
+
     def prediction_files(self) -> list[Path]:
         """All prediction files on the main test set."""
         return sorted((self.results / "predictions").glob("*.jsonl"))
@@ -190,6 +198,15 @@ class RunDir:
         except OSError as error:
             raise cannot_write(folder, error) from error
         return number
+
+    def write_attempt(self, stage: str, attempt: int, **facts: Any) -> None:
+        """Record what an attempt begins with: its job and how far the stage had come."""
+        write_json(self.stage(stage) / f"attempt-{attempt}" / "attempt.json", facts)
+
+    def attempts(self, stage: str) -> list[dict[str, Any]]:
+        """What every attempt began with, the oldest first; {} for one that recorded nothing."""
+        folders = sorted(self.stage(stage).glob("attempt-*"), key=lambda path: int(path.name.partition("-")[2]))
+        return [read_json(folder / "attempt.json") or {} for folder in folders]
 
     def attempt_log(self, stage: str, attempt: int, rank: int = 0) -> Path:
         """Output of one rank of one attempt."""

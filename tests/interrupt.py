@@ -2,12 +2,14 @@
 
 python tests/interrupt.py LOGS STAGE KIND SIGNAL MOMENT STEP RANK
 
-MOMENT is `step` (the end of an optimizer step) or `save` (the Trainer's files are written, the manifest is not).
+MOMENT is `step` (the end of an optimizer step), `save` (the Trainer's files are written, the manifest is not) or
+`batch` (an evaluation keeps its STEPth batch of answers).
 """
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import signal
 import sys
@@ -19,17 +21,24 @@ from pipeline.training.ranks import rank
 
 def main(logs: str, stage: str, kind: str, name: str, moment: str, step: str, target: str) -> None:
     """Train with a callback that sends the signal before the stage's own looks whether it shall stop."""
+    from pipeline.evaluation.partial import PartialAnswers
     from pipeline.training.resume import CheckpointCallback
 
-    event = {"step": "on_step_end", "save": "on_save"}[moment]
-    own = getattr(CheckpointCallback, event)
+    owner, event = {
+        "step": (CheckpointCallback, "on_step_end"),
+        "save": (CheckpointCallback, "on_save"),
+        "batch": (PartialAnswers, "add"),
+    }[moment]
+    own = getattr(owner, event)
+    calls = itertools.count(1)
 
-    def interrupted(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == int(step) and rank() == int(target):
+    def interrupted(self: Any, *args: Any, **kwargs: Any) -> None:
+        reached = next(calls) if moment == "batch" else args[1].global_step
+        if reached == int(step) and rank() == int(target):
             os.kill(os.getpid(), signal.Signals[name])
-        own(self, args, state, control, **kwargs)
+        own(self, *args, **kwargs)
 
-    setattr(CheckpointCallback, event, interrupted)
+    setattr(owner, event, interrupted)
     importlib.import_module(f"pipeline.stages.{kind}").main(Path(logs), stage)
 
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.evaluation.predictions import read_predictions
 from pipeline.load import build_recipe
+from pipeline.recipe import Resources
 from pipeline.records import file_hash
 from pipeline.run import HOME, RunDir
 from pipeline.settings import read_yaml
@@ -57,6 +59,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     tree["seed"] = 2
     tree["data"] |= {"completions": "answer", "max_variables": 5}
     tree["data"]["rows"] |= {"grpo": 12, "dev": 48}
+    tree["evaluate"] |= {"batch_size": 10, "temperature": 0.5}
     for stage, more in SETTINGS.items():
         tree[stage] |= more
     run.write_resolved(build_recipe("smoke", tree, "smoke.yaml"), {})
@@ -128,3 +131,70 @@ def test_a_stage_goes_on_exactly(
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"going on from the checkpoint of step {saved}" in run.latest_log(stage).read_text()
     assert_same(run, undisturbed, stage)
+
+
+def test_evaluation_keeps_the_answers_that_it_has(undisturbed: RunDir, tmp_path: Path) -> None:
+    run = copy(undisturbed, tmp_path)
+    assert launch(run, "evaluate").returncode == 0
+    whole = {path.name: read_predictions(path) for path in run.prediction_files()}
+    shutil.rmtree(run.results)
+    shutil.rmtree(run.stage("evaluate"))
+    ended = call(str(INTERRUPT), str(run.logs), "evaluate", "evaluate", "SIGTERM", "batch", "6", "0")
+    assert ended.returncode == 130, ended.stdout + ended.stderr
+    assert "stopped after 20 of 40 rows of sft" in ended.stdout
+    partial = run.partial_predictions("sft")
+    with partial.open("a") as file:
+        file.write('[39, {"text": "torn')
+    ended = call(str(INTERRUPT), str(run.logs), "evaluate", "evaluate", "SIGKILL", "batch", "2", "0")
+    assert ended.returncode == -signal.SIGKILL
+    again = launch(run, "evaluate")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "base: predictions are there already" in again.stdout
+    assert "sft: 30 rows are answered already" in again.stdout
+    assert not partial.exists()
+    assert {path.name: read_predictions(path).rows for path in run.prediction_files()} == {
+        name: each.rows for name, each in whole.items()
+    }
+    assert [line["model"] for line in run.read_metrics("evaluate") if "model" in line] == ["base", "sft", "grpo"]
+
+
+@pytest.fixture(scope="module")
+def pair(prepared: RunDir, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """The run with its stages trained by two processes without a break."""
+    run = copy(prepared, tmp_path_factory.mktemp("pair"))
+    recipe, _ = run.read_resolved()
+    two = Resources(launcher="torchrun", processes=2)
+    run.write_resolved(recipe.model_copy(update={"resources": {**recipe.resources, "sft": two, "grpo": two}}), {})
+    for stage in SETTINGS:
+        done = launch(run, stage)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return run
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "step", "saved"), [("sft", "SIGTERM", 5, 5), ("sft", "SIGKILL", 7, 4), ("grpo", "SIGTERM", 3, 4)]
+)
+def test_two_processes_go_on_exactly(
+    pair: RunDir, tmp_path: Path, stage: str, name: str, step: int, saved: int
+) -> None:
+    """One of them alone gets the signal; they agree on the step at which they stop."""
+    run = copy(pair, tmp_path)
+    forget(run, stage)
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(INTERRUPT)]
+    ended = call(*start, str(run.logs), stage, stage, name, "step", str(step), "1")
+    assert ended.returncode == 1, "the launcher's code when a rank ends with another than 0"
+    assert not (run.model(stage) / "model.safetensors").exists()
+    again = launch(run, stage)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"going on from the checkpoint of step {saved}" in run.latest_log(stage).read_text()
+    assert_same(run, pair, stage)
+
+
+def test_another_number_of_processes_is_refused_before_any_starts(pair: RunDir, tmp_path: Path) -> None:
+    run = copy(pair, tmp_path)
+    forget(run, "sft")
+    interrupt(run, "sft", "SIGTERM", "step", 5)
+    refused = launch(run, "sft")
+    assert refused.returncode == 2
+    assert "1 processes wrote the checkpoint to go on from, now there are: 2" in refused.stderr
+    assert run.state("sft")["state"] == "failed"

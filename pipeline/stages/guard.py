@@ -104,5 +104,7 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
             for name, parameter in model.named_parameters():
                 if name in self.best:
                     parameter.copy_(self.best[name])
+        if not self.trainer.accelerator.is_main_process:
+            return
         self.run.log_metrics(self.stage, {"best_step": self.best_step, "best_dev_f1": self.best_f1})
         print(f"kept the weights of step {self.best_step}, dev F1 {self.best_f1:.3f}", flush=True)
