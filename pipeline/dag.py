@@ -15,7 +15,9 @@ from pipeline.records import file_hash
 from pipeline.run import HOME, RunDir
 from pipeline.settings import Tree
 
-NOT_IN_RESULTS = ("logging_", "save_", "dataloader_", "log_", "ddp_timeout", "disable_tqdm", "micro_batch_size")
+NOT_IN_RESULTS = (
+    "logging_", "log_", "dataloader_", "ddp_timeout", "disable_tqdm", "micro_batch_size", "checkpoint",
+)  # fmt: skip
 """Beginnings of section keys that do not change what a stage makes."""
 
 TOKENIZER_FILES = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_template")

@@ -81,6 +81,14 @@ class Preprocess(StageSettings):
     makes = "dataset"
 
 
+class Checkpoints(Section):
+    """When a training stage saves all that it needs to go on exactly, and how many of these stay on the disk."""
+
+    every_steps: Positive = 100
+    keep: Positive = 2
+    """While a new one is written there is one more. All are deleted when the stage is done."""
+
+
 class Sft(StageSettings):
     """Own keys of an `sft` section; every other key is an option of TRL's SFTConfig."""
 
@@ -89,6 +97,7 @@ class Sft(StageSettings):
     global_batch_size: Positive
     micro_batch_size: Positive = 8
     """Most rows a process takes at once; accumulation fills the global batch."""
+    checkpoint: Checkpoints = Checkpoints()
 
 
 class Rewards(Section):
@@ -124,6 +133,7 @@ class Grpo(StageSettings):
     num_generations: Annotated[int, Field(ge=2)] = 8
     rewards: Rewards = Rewards()
     guard: Guard | None = Guard()
+    checkpoint: Checkpoints = Checkpoints()
 
     @model_validator(mode="after")
     def _groups(self) -> Grpo:
@@ -166,6 +176,10 @@ class Resources(Section):
     """Processes a node; null: one a GPU, one without GPUs."""
     deepspeed: str | None = None
     """DeepSpeed configuration, a file in configs/deepspeed."""
+    stop_lead: Positive = 120
+    """Seconds before the time limit at which the stage saves and goes back to the queue; at most a quarter of it."""
+    stalled_requeues: Positive = 3
+    """Requeues in a row without a newer checkpoint after which the stage fails."""
 
     @field_validator("time")
     @classmethod

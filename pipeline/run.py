@@ -90,6 +90,14 @@ class RunDir:
         """Prediction file of one model on the main test set."""
         return self.results / "predictions" / f"{model}.jsonl"
 
+    def partial_predictions(self, model: str) -> Path:
+        """The answers of one model that an interrupted evaluation has so far."""
+        return self.predictions(model).with_suffix(".partial")
+
+    def predictions_bytes(self) -> int:
+        """Length of all prediction files, unfinished ones too."""
+        return sum(path.stat().st_size for path in (self.results / "predictions").glob("*"))
+
     def prediction_files(self) -> list[Path]:
         """All prediction files on the main test set."""
         return sorted((self.results / "predictions").glob("*.jsonl"))
@@ -204,6 +212,15 @@ class RunDir:
             raise cannot_write(folder, error) from error
         return number
 
+    def write_attempt(self, stage: str, attempt: int, **facts: Any) -> None:
+        """Record what an attempt begins with: its job and how far the stage had come."""
+        write_json(self.stage(stage) / f"attempt-{attempt}" / "attempt.json", facts)
+
+    def attempts(self, stage: str) -> list[dict[str, Any]]:
+        """What every attempt began with, the oldest first; {} for one that recorded nothing."""
+        folders = sorted(self.stage(stage).glob("attempt-*"), key=lambda path: int(path.name.partition("-")[2]))
+        return [read_json(folder / "attempt.json") or {} for folder in folders]
+
     def attempt_log(self, stage: str, attempt: int, rank: int = 0) -> Path:
         """Output of one rank of one attempt."""
         return self.stage(stage) / f"attempt-{attempt}" / f"rank{rank}.out"
@@ -215,6 +232,16 @@ class RunDir:
     def log_metrics(self, stage: str, values: dict[str, Any]) -> None:
         """Append one line of metrics."""
         append_json(self.metrics(stage), {"time": now(), **values})
+
+    def metrics_bytes(self, stage: str) -> int:
+        """Length of a stage's metrics file; 0 when there is none."""
+        path = self.metrics(stage)
+        return path.stat().st_size if path.exists() else 0
+
+    def cut_metrics(self, stage: str, length: int) -> None:
+        """Take away what was logged after the checkpoint that a stage goes on from: it will be logged again."""
+        if self.metrics_bytes(stage) > length:
+            os.truncate(self.metrics(stage), length)
 
     def read_metrics(self, stage: str) -> list[dict[str, Any]]:
         """All lines of metrics; a torn last line is passed over."""

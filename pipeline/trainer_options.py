@@ -20,6 +20,8 @@ _BASES = {
     "TrainingArguments": ("transformers", "transformers/training_args.py", "TrainingArguments"),
 }
 
+SAVING = "checkpoint.every_steps in the same section"
+BEST = "grpo.guard: it keeps the weights with the best dev F1"
 RESERVED = {
     "per_device_train_batch_size": "micro_batch_size in the same section (global_batch_size stays what it is)",
     "gradient_accumulation_steps": "global_batch_size in the same section; accumulation follows from the GPUs at hand",
@@ -34,6 +36,17 @@ RESERVED = {
     "run_name": "--run-name NAME",
     "seed": "seed at the top of the recipe",
     "data_seed": "seed at the top of the recipe",
+    "save_strategy": SAVING,
+    "save_steps": SAVING,
+    "save_total_limit": "checkpoint.keep in the same section",
+    "save_only_model": "nothing: the stage's output is the model alone, a checkpoint is all that it takes to go on",
+    "save_on_each_node": "nothing: checkpoints stand once, on the file system that the nodes share",
+    "enable_jit_checkpoint": "nothing: every stage saves when it is told to stop",
+    "load_best_model_at_end": BEST,
+    "metric_for_best_model": BEST,
+    "greater_is_better": BEST,
+    "ignore_data_skip": "nothing: a resumed stage goes on with the row after the last one",
+    "restore_callback_states_from_checkpoint": "nothing: a resumed stage has the state of its guard",
     "resume_from_checkpoint": "nothing: a stage resumes from its newest complete checkpoint by itself",
 }
 """Options that the recipe sets elsewhere, with the right place."""

@@ -4,6 +4,7 @@
 #   stage.sh RECIPE STAGE       the same, in the run that has the recipe's name
 # It ends with the stage's exit code. The last exec leaves one process that gets Slurm's signals.
 set -euo pipefail
+trap '' USR1 # the warning before the time limit: ignored until the last exec handles it
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 run_logs=$1 stage=$2

@@ -33,7 +33,7 @@ def test_a_change_reaches_its_stage_and_all_below() -> None:
 
 def test_what_does_not_change_results_changes_no_fingerprint() -> None:
     assert changed("sft.micro_batch_size=4", "resources.sft.time=09:00:00", "sft.logging_steps=3") == set()
-    assert changed("tracking.report_to=[tensorboard]", "health.stop=true", "sft.save_steps=5") == set()
+    assert changed("tracking.report_to=[tensorboard]", "health.stop=true", "sft.checkpoint.every_steps=5") == set()
 
 
 def test_a_changed_data_file_is_a_changed_stage(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pipeline.load import load_recipe, recipe_file
 from pipeline.recipe import Recipe, Resources
 from pipeline.run import HOME
 from pipeline.submit.render import render_all
-from pipeline.submit.sbatch import evaluate_script, stage_script
+from pipeline.submit.sbatch import evaluate_script, sbatch_lines, stage_script
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = ["preprocess_smoke", "sft_smoke", "grpo_smoke", "evaluate_smoke", "sft_phi3", "evaluate"]
@@ -79,6 +79,25 @@ def test_the_gpus_and_the_memory_are_the_recipes() -> None:
     without = stage_script(recipe("phi3"), "phi3", "sft", memory=False)
     assert without.splitlines() == [line for line in lines if not line.startswith("#SBATCH --mem=")]
     assert "--gres" not in script("sft_smoke")
+
+
+@pytest.mark.parametrize(
+    ("time", "lead", "wanted"),
+    [
+        ("02:00:00", 120, 120),
+        ("02:00:00", 600, 600),
+        ("00:04:00", 120, 60),
+        ("04:00", 120, 60),
+        ("00:00:30", 120, 7),
+        ("00:00:01", 120, 1),
+        ("1-00:10", 90000, 21750),
+        ("1-00:00:04", 90000, 21601),
+    ],
+)
+def test_the_warning_leaves_most_of_the_time_for_work(time: str, lead: int, wanted: int) -> None:
+    lines = sbatch_lines("x", Resources(time=time, stop_lead=lead))
+    assert f"#SBATCH --signal=B:USR1@{wanted}" in lines
+    assert "#SBATCH --requeue" in lines and "#SBATCH --open-mode=append" in lines
 
 
 def test_the_checked_in_scripts_are_current() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,26 +29,34 @@ def complete(
     temperature: float,
     seed: int,
     progress: str = "",
+    known: Mapping[int, Completion] | None = None,
+    on_batch: Callable[[dict[int, Completion]], None] | None = None,
 ) -> list[Completion]:
     """A completion for each prompt, in their order; the model's mode (train or eval) is put back afterwards.
 
     `prompts` are texts that went through the chat template. Temperature 0 is greedy; sampling is reproducible for
-    equal seeds and batch sizes. With `progress`, a line every ten seconds.
+    equal seeds and batch sizes. With `progress`, a line every ten seconds. Batches whose prompts are all `known` (by
+    their index) are not asked again; `on_batch` gets what each other batch made.
     """
     import torch
 
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
-    found: dict[int, Completion] = {}
+    found: dict[int, Completion] = dict(known or {})
     was_training = model.training
     started = printed = time.monotonic()
     model.eval()
     try:
         with torch.inference_mode(), torch.random.fork_rng():
-            torch.manual_seed(seed)
             for first in range(0, len(order), batch_size):
                 batch = order[first : first + batch_size]
-                made = _complete_batch(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, temperature)
-                found |= dict(zip(batch, made, strict=True))
+                if found.keys() >= set(batch):
+                    continue
+                torch.manual_seed(seed + first)  # so that a batch does not depend on which were asked before it
+                written = _complete_batch(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, temperature)
+                made = dict(zip(batch, written, strict=True))
+                found |= made
+                if on_batch:
+                    on_batch(made)
                 if progress and time.monotonic() - printed > PROGRESS_SECONDS:
                     printed = time.monotonic()
                     print(f"{progress}: {len(found)}/{len(prompts)} rows, {printed - started:.0f} s", flush=True)

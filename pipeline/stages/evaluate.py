@@ -15,6 +15,8 @@ from typing import Any
 from pipeline import dag
 from pipeline.errors import UserError
 from pipeline.evaluation.compare import compare, write_comparison
+from pipeline.evaluation.generate import Completion, complete
+from pipeline.evaluation.partial import PartialAnswers
 from pipeline.evaluation.predictions import (
     Header,
     Prediction,
@@ -27,11 +29,12 @@ from pipeline.evaluation.predictions import (
 from pipeline.evaluation.report import write_report
 from pipeline.evaluation.schema import BASE
 from pipeline.recipe import Evaluate, Recipe
-from pipeline.records import file_hash
+from pipeline.records import file_hash, remove
 from pipeline.run import RunDir, now
 from pipeline.stages.rows import read_rows
 from pipeline.tasks.corr2cause import score
 from pipeline.training.ranks import rank, redirect_output
+from pipeline.training.stop import StopFlag, end_stopped
 
 PACKAGES = ("torch", "transformers", "trl", "peft")
 
@@ -39,6 +42,7 @@ PACKAGES = ("torch", "transformers", "trl", "peft")
 def main(logs: Path, stage: str, model: Path | None = None, name: str | None = None) -> None:
     """Write prediction files, comparison.json and report.html; with `model`, add that folder under `name`."""
     redirect_output()
+    stop = StopFlag()
     if rank():
         return
     run = RunDir.of_logs(logs)
@@ -46,8 +50,10 @@ def main(logs: Path, stage: str, model: Path | None = None, name: str | None = N
     data = dag.dataset_of(recipe, run)
     rows = read_rows(data / "test.jsonl")
     models = {name or stage: str(model)} if model else run_models(recipe, run)
+    if not model:
+        run.cut_metrics(stage, 0)  # an interrupted evaluation logs all its models again
     for each, source in models.items():
-        predictions = predict(recipe, run, stage, each, source, rows, data.name)
+        predictions = predict(recipe, run, stage, each, source, rows, data.name, stop)
         run.log_metrics(stage, {"model": each, "rows": len(predictions.rows)})
     found = {path.stem: read_predictions(path) for path in run.prediction_files()}
     current = {each: one for each, one in found.items() if one.header.data_fingerprint == data.name}
@@ -66,9 +72,19 @@ def run_models(recipe: Recipe, run: RunDir) -> dict[str, str]:
 
 
 def predict(
-    recipe: Recipe, run: RunDir, stage: str, name: str, source: str, rows: list[dict[str, Any]], data: str
+    recipe: Recipe,
+    run: RunDir,
+    stage: str,
+    name: str,
+    source: str,
+    rows: list[dict[str, Any]],
+    data: str,
+    stop: StopFlag,
 ) -> Predictions:
-    """The predictions of one model; those on disk are kept where model, rows and settings are the same."""
+    """The predictions of one model; those on disk are kept where model, rows and settings are the same.
+
+    Ends this process when the stage shall stop, what was answered so far kept.
+    """
     own: Evaluate = recipe.own(stage)
     header = Header(
         model=source,
@@ -90,8 +106,10 @@ def predict(
         check_against(before, rows, data, path)
         print(f"{name}: predictions are there already", flush=True)
         return before
-    predictions = Predictions(header, ask(recipe, own, name, source, rows))
+    answers = PartialAnswers(run.partial_predictions(name), header)
+    predictions = Predictions(header, ask(recipe, own, name, source, rows, answers, stop))
     write_predictions(path, predictions)
+    remove([answers.path])
     return predictions
 
 
@@ -107,15 +125,30 @@ def kept_predictions(path: Path, header: Header) -> Predictions | None:
     return before if before.header.model_copy(update={"created": header.created}) == header else None
 
 
-def ask(recipe: Recipe, own: Evaluate, name: str, source: str, rows: list[dict[str, Any]]) -> list[Prediction]:
-    """Generate and score an answer for every row."""
-    from pipeline.evaluation.generate import complete
+def ask(
+    recipe: Recipe,
+    own: Evaluate,
+    name: str,
+    source: str,
+    rows: list[dict[str, Any]],
+    answers: PartialAnswers,
+    stop: StopFlag,
+) -> list[Prediction]:
+    """Generate and score an answer for every row, batch by batch, from where an interrupted evaluation got to."""
     from pipeline.training.models import load_for_inference
 
+    def keep(made: dict[int, Completion]) -> None:
+        answers.add(made)
+        if stop.is_set():
+            end_stopped(f"after {len(answers.known)} of {len(rows)} rows of {name}")
+
+    if answers.known:
+        print(f"{name}: {len(answers.known)} rows are answered already", flush=True)
     model, tokenizer = load_for_inference(source, recipe.model)
     completions = complete(
         model, tokenizer, [row["prompt"] for row in rows], max_new_tokens=own.max_new_tokens,
         batch_size=own.batch_size, temperature=own.temperature, seed=recipe.seed, progress=name,
+        known=answers.known, on_batch=keep,
     )  # fmt: skip
     return [judged(row, text.text, text.tokens, text.ended) for row, text in zip(rows, completions, strict=True)]
 

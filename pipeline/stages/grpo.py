@@ -13,11 +13,13 @@ from pipeline import dag
 from pipeline.recipe import Grpo, Recipe
 from pipeline.run import RunDir
 from pipeline.training.ranks import redirect_output
+from pipeline.training.stop import StopFlag
 
 
 def main(logs: Path, stage: str) -> None:
     """Train the stage's model and save the best one by dev F1, tokenizer beside it, into the run's model folder."""
     redirect_output()
+    stop = StopFlag()
     from trl import GRPOTrainer
 
     from pipeline.rewards.corr2cause import Scorer
@@ -26,6 +28,7 @@ def main(logs: Path, stage: str) -> None:
     from pipeline.training.arguments import cast_adapters, save_model
     from pipeline.training.callbacks import HealthCallback, MetricsCallback
     from pipeline.training.models import load_for_training, load_tokenizer, set_end_of_turn, starting_model
+    from pipeline.training.resume import CheckpointCallback
 
     run = RunDir.of_logs(logs)
     recipe, _ = run.read_resolved()
@@ -35,20 +38,23 @@ def main(logs: Path, stage: str) -> None:
     model = load_for_training(source, recipe.model)
     set_end_of_turn(model, tokenizer)
     data = dag.dataset_of(recipe, run)
+    health = HealthCallback(run, stage, recipe.health)
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=Scorer(own.rewards).functions(),
         args=grpo_arguments(recipe, run, stage),
         train_dataset=prompt_dataset(data / f"{stage}.jsonl"),
         processing_class=tokenizer,
-        callbacks=[MetricsCallback(run, stage), HealthCallback(run, stage, recipe.health)],
+        callbacks=[MetricsCallback(run, stage), health],
     )
     cast_adapters(trainer.model)
     guard = None
     if own.guard is not None:
         guard = GuardCallback(run, stage, own.guard, trainer, tokenizer, read_rows(data / "dev.jsonl"))
         trainer.add_callback(guard)
-    trainer.train()
+    saver = CheckpointCallback(recipe, run, stage, trainer, stop, (health, guard) if guard else (health,))
+    trainer.add_callback(saver)
+    saver.train()
     if guard is not None:
         guard.restore_best()
     save_model(trainer, tokenizer, run.model(stage))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from pipeline.evaluation.generate import complete
@@ -12,6 +15,9 @@ from pipeline.evaluation.metrics import f1_score
 from pipeline.recipe import Guard
 from pipeline.run import RunDir
 from pipeline.tasks.corr2cause import score
+
+STATE = ("best_f1", "best_step", "first_f1", "measured")
+BEST_WEIGHTS = "guard.safetensors"
 
 
 class GuardCallback(TrainerCallback):  # type: ignore[misc]
@@ -31,8 +37,9 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
         self.measured = -1
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure the model that the stage begins with."""
-        self.first_f1 = self.measure(state)
+        """Measure the model that the stage begins with, unless the stage goes on from a checkpoint."""
+        if self.measured < 0:
+            self.first_f1 = self.measure(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure every `every_steps` steps; end training when the model has collapsed."""
@@ -78,6 +85,18 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
             self.best = {n: p.detach().to("cpu", copy=True) for n, p in model.named_parameters() if p.requires_grad}
         return f1
 
+    def save(self, folder: Path) -> None:
+        """Write the numbers and the best weights into a checkpoint's folder."""
+        facts = {key: getattr(self, key) for key in STATE}
+        (folder / "guard.json").write_text(json.dumps(facts), encoding="utf-8")
+        save_file(self.best, folder / BEST_WEIGHTS)
+
+    def load(self, folder: Path) -> None:
+        """Take the numbers and the best weights from a checkpoint's folder."""
+        for key, value in json.loads((folder / "guard.json").read_text(encoding="utf-8")).items():
+            setattr(self, key, value)
+        self.best = load_file(folder / BEST_WEIGHTS)
+
     def restore_best(self) -> None:
         """Put the best weights back, so that they are what is saved."""
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
@@ -85,5 +104,7 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
             for name, parameter in model.named_parameters():
                 if name in self.best:
                     parameter.copy_(self.best[name])
+        if not self.trainer.accelerator.is_main_process:
+            return
         self.run.log_metrics(self.stage, {"best_step": self.best_step, "best_dev_f1": self.best_f1})
         print(f"kept the weights of step {self.best_step}, dev F1 {self.best_f1:.3f}", flush=True)

@@ -14,11 +14,13 @@ from pipeline import dag
 from pipeline.recipe import Recipe, Sft
 from pipeline.run import RunDir
 from pipeline.training.ranks import redirect_output
+from pipeline.training.stop import StopFlag
 
 
 def main(logs: Path, stage: str) -> None:
     """Train the stage's model and save it, tokenizer beside it, into the run's model folder."""
     redirect_output()
+    stop = StopFlag()
     from datasets import Dataset
     from trl import SFTTrainer
 
@@ -26,6 +28,7 @@ def main(logs: Path, stage: str) -> None:
     from pipeline.training.callbacks import HealthCallback, MetricsCallback
     from pipeline.training.encode import check_lengths, token_counts
     from pipeline.training.models import load_for_training, load_tokenizer, set_end_of_turn, starting_model
+    from pipeline.training.resume import CheckpointCallback
 
     run = RunDir.of_logs(logs)
     recipe, _ = run.read_resolved()
@@ -38,15 +41,18 @@ def main(logs: Path, stage: str) -> None:
     check_lengths(token_counts(path), arguments.max_length, f"{stage}.max_length")
     if not arguments.packing:
         arguments.max_length = None  # no row is longer: the trainer need not make a copy of them, cut
+    health = HealthCallback(run, stage, recipe.health)
     trainer = SFTTrainer(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_file(str(path)),
         processing_class=tokenizer,
-        callbacks=[MetricsCallback(run, stage), HealthCallback(run, stage, recipe.health)],
+        callbacks=[MetricsCallback(run, stage), health],
     )
     cast_adapters(trainer.model)
-    trainer.train()
+    saver = CheckpointCallback(recipe, run, stage, trainer, stop, (health,))
+    trainer.add_callback(saver)
+    saver.train()
     save_model(trainer, tokenizer, run.model(stage))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,7 +21,8 @@ from pipeline.submit.transaction import job_variables
 POLL_SECONDS = 0.2
 LINE_SECONDS = 30.0
 """How often a line is printed where the output is no terminal."""
-STOP_SECONDS = 30.0
+STOP_SECONDS = 120.0
+"""How long a stage may take to save after Ctrl-C."""
 SHOWN_LINES = 15
 
 
@@ -70,14 +73,20 @@ def _watch(child: subprocess.Popen[bytes], run: RunDir, name: str, console: Cons
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    """End a job body that still runs (Ctrl-C came); it ends its processes and records it. Kill what does not end."""
+    """End a job body that still runs (Ctrl-C came): it lets the stage save, and records it. Kill what does not end.
+
+    A second Ctrl-C kills at once; the processes of a killed job body end with it.
+    """
     if child.poll() is None:
+        print("the running stage saves what it has; Ctrl-C again ends it at once", file=sys.stderr, flush=True)
         os.killpg(child.pid, signal.SIGTERM)
         try:
-            child.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(STOP_SECONDS)
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
 
 
 def _failure(run: RunDir, name: str, code: int) -> StageFailed:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pipeline.recipe import Recipe, Resources
 
-STOP_LEAD_SECONDS = 120
-"""How long before the time limit the job body is warned."""
-
 BODY = """\
 set -euo pipefail
 # sbatch runs a copy of this file: the project is where it was submitted from, or where the launcher says.
@@ -43,8 +40,21 @@ def sbatch_lines(name: str, resources: Resources, *, memory: bool = True) -> lis
     ]
     lines += [f"--mem={resources.memory}"] if memory else []
     lines += [f"--gres=gpu:{resources.gpus}"] if resources.gpus else []
-    lines += ["--output=logs/%x_%j.out", "--open-mode=append", f"--signal=B:USR1@{STOP_LEAD_SECONDS}"]
+    lines += ["--output=logs/%x_%j.out", "--open-mode=append", "--requeue", f"--signal=B:USR1@{stop_lead(resources)}"]
     return [f"#SBATCH {line}" for line in lines]
+
+
+def seconds(time: str) -> int:
+    """A time limit as Slurm reads it: MM:SS, HH:MM:SS, D-HH:MM or D-HH:MM:SS, in seconds."""
+    days, dash, clock = time.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    hours, minutes, rest = [*parts, 0][:3] if dash else [0, *parts][-3:]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest
+
+
+def stop_lead(resources: Resources) -> int:
+    """Seconds before the time limit at which the job body is warned: `stop_lead`, at most a quarter of the time."""
+    return max(1, min(resources.stop_lead, seconds(resources.time) // 4))
 
 
 def stage_script(recipe: Recipe, run_name: str, stage: str, *, memory: bool = True) -> str:
@@ -58,6 +68,7 @@ def stage_script(recipe: Recipe, run_name: str, stage: str, *, memory: bool = Tr
 
 
 def evaluate_script() -> str:
-    """slurm/evaluate.slurm: any model folder, under any name."""
+    """slurm/evaluate.slurm: any model folder, under any name. Without the warning, for which it has no handler."""
     resources = Resources(time="02:00:00", gpus=1, cpus=4, memory="32G")
-    return EVALUATE.replace("@LINES@", "\n".join(sbatch_lines("evaluate", resources)))
+    lines = [line for line in sbatch_lines("evaluate", resources) if "--signal=" not in line]
+    return EVALUATE.replace("@LINES@", "\n".join(lines))

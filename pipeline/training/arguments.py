@@ -12,7 +12,7 @@ from pipeline.run import HOME, RunDir
 from pipeline.training.batch import derive
 from pipeline.training.ranks import world_size
 
-DEFAULTS: dict[str, Any] = {"logging_steps": 10, "save_strategy": "no", "gradient_checkpointing": False}
+DEFAULTS: dict[str, Any] = {"logging_steps": 10, "gradient_checkpointing": False}
 """Options that a recipe's section may set otherwise."""
 
 
@@ -27,6 +27,7 @@ def common_arguments(recipe: Recipe, run: RunDir, stage: str, global_batch: int,
     own_defaults = {key: value for key, value in DEFAULTS.items() if key not in recipe.sections[stage]}
     return {
         **own_defaults,
+        "save_strategy": "no",  # CheckpointCallback says when
         "output_dir": str(run.checkpoints(stage)),
         "per_device_train_batch_size": batch.micro,
         "gradient_accumulation_steps": batch.accumulation,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
@@ -13,6 +15,7 @@ from pipeline.recipe import Health
 from pipeline.run import RunDir
 
 PROGRESS_SECONDS = 10.0
+TOLD = "health.json"
 SHOWN = ("loss", "reward", "kl", "dev_f1", "share_yes", "true_steps", "grad_norm", "learning_rate")
 
 
@@ -40,7 +43,7 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
 class HealthCallback(TrainerCallback):  # type: ignore[misc]
     """Says when training goes wrong: loss or gradient not finite, no gradient, KL too high, one-sided answers.
 
-    Raises StageFailed instead when the recipe's `health.stop` is true.
+    Raises StageFailed instead when the recipe's `health.stop` is true. Says each thing once, also over resumes.
     """
 
     def __init__(self, run: RunDir, stage: str, health: Health) -> None:
@@ -59,6 +62,14 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]
                 self.told.add(warning)
                 print(f"warning: training health: {warning} (step {state.global_step})", flush=True)
                 self.run.log_metrics(self.stage, {"step": state.global_step, "health": warning})
+
+    def save(self, folder: Path) -> None:
+        """Write what was said into a checkpoint's folder."""
+        (folder / TOLD).write_text(json.dumps(sorted(self.told)), encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """Take what was said from a checkpoint's folder."""
+        self.told = set(json.loads((folder / TOLD).read_text(encoding="utf-8")))
 
 
 def health_warnings(logs: dict[str, Any], health: Health) -> list[str]:

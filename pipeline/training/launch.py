@@ -1,4 +1,4 @@
-"""What the job body does: verify needs, start the stage's processes, record how they end, mark the stage done.
+"""What the job body does: verify needs, start the stage's processes, record how they end, requeue or mark done.
 
     python -m pipeline.training.launch RUN_LOGS STAGE
 
@@ -8,27 +8,27 @@ fix, 3 needs missing, 130 interrupted.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import dag
 from pipeline.dag import Stage
 from pipeline.errors import NeedsMissing, PipelineError
-from pipeline.recipe import Resources
-from pipeline.records import first_difference
+from pipeline.recipe import Recipe, Resources
+from pipeline.records import first_difference, remove
 from pipeline.run import HOME, RunDir, now
 from pipeline.snapshot import check_snapshot
+from pipeline.training import checkpoints
+from pipeline.training.child import Child
 from pipeline.training.own_job import why_stopped
 from pipeline.training.ranks import cpus_at_hand
-
-STOPPED = 130
+from pipeline.training.requeue import progress, refuse_stalling, requeue
+from pipeline.training.stop import STOPPED_CODE
 
 
 def gpus_at_hand() -> int:
@@ -77,6 +77,7 @@ def process_environment(count: int, attempt_folder: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "RLC_ATTEMPT_DIR": str(attempt_folder),
         "TOKENIZERS_PARALLELISM": "false",
+        "PET_SIGNALS_TO_HANDLE": "SIGHUP",  # torchrun and accelerate leave a stop to the ranks, which save first
     }
     return {**defaults, **os.environ, **always}
 
@@ -108,82 +109,56 @@ def execute(run: RunDir, name: str) -> int:
         return 0
     child = Child()
     attempt = run.new_attempt(name)
-    log = run.attempt_log(name, attempt)
+    job = os.environ.get("SLURM_JOB_ID", "")
+    run.write_attempt(name, attempt, job=job, progress=progress(run, stage))
     facts: dict[str, Any] = {"attempt": attempt, "host": os.uname().nodename, "pid": os.getpid(), "reason": ""}
-    facts |= {"job": os.environ.get("SLURM_JOB_ID", ""), "started": now(), "ended": None, "exit_code": None}
-    run.write_state(name, state="running", **facts)
-    print(f"stage {name} of run {run.name}, attempt {attempt}, log {log}", flush=True)
+    run.write_state(name, state="running", **facts, job=job, started=now(), ended=None, exit_code=None)
+    print(f"stage {name} of run {run.name}, attempt {attempt}, log {run.attempt_log(name, attempt)}", flush=True)
     code, reason = 1, ""
     try:
         check_snapshot()
         verify_needs(run, stages, name)
-        run.unmark(name)
-        count = processes(recipe.resources[name], gpus_at_hand())
-        command = launch_command(stage, run.logs, recipe.resources[name], count)
-        code, reason = child.run(command, process_environment(count, log.parent), log)
-        if code == 0:
-            run.mark_done(name, stage.fingerprint, list(stage.outputs))
+        code, reason = work(run, recipe, stage, child, attempt)
     except PipelineError as error:
         code, reason = error.exit_code, str(error)
         print(f"error: {error}", file=sys.stderr, flush=True)
     finally:
-        state = {0: "done", STOPPED: "interrupted"}.get(code, "failed")
-        stopped = why_stopped() if code == STOPPED else ""
+        state = {0: "done", STOPPED_CODE: "interrupted"}.get(code, "failed")
+        stopped = why_stopped() if code == STOPPED_CODE else ""
         run.write_state(name, state=state, ended=now(), exit_code=code, reason=reason, slurm=stopped)
+    if code == STOPPED_CODE and job and child.stopped_by != signal.SIGINT:
+        back_to_the_queue(run, name, job, reason)
     return code
 
 
-class Child:
-    """The stage's processes: their output goes to the log and on to ours, a stop signal goes to all of them.
+def work(run: RunDir, recipe: Recipe, stage: Stage, child: Child, attempt: int) -> tuple[int, str]:
+    """Start the stage's processes and wait for them; (exit code, reason). Marks the stage done when it is.
 
-    Made before anything is recorded, so that no signal finds the job body without a handler.
+    Raises StageFailed when the job comes back again and again without getting further, UserError when the checkpoint
+    to go on from is of another number of processes.
     """
+    resources = recipe.resources[stage.name]
+    refuse_stalling(stage.name, run.attempts(stage.name), resources.stalled_requeues)
+    run.unmark(stage.name)
+    count = processes(resources, gpus_at_hand())
+    checkpoints.prepare(run.checkpoints(stage.name), stage.fingerprint, count * resources.nodes)
+    log = run.attempt_log(stage.name, attempt)
+    command = launch_command(stage, run.logs, resources, count)
+    environment = process_environment(count, log.parent)
+    code, reason = child.run(command, environment, log, alone=resources.launcher == "none")
+    if code == 0:
+        run.mark_done(stage.name, stage.fingerprint, list(stage.outputs))
+        remove([run.checkpoints(stage.name)])
+    return code, reason
 
-    def __init__(self) -> None:
-        self.stopped_by = ""
-        self.process: subprocess.Popen[bytes] | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-        signal.signal(signal.SIGUSR1, lambda *_: print("the time limit is near", flush=True))
 
-    def run(self, command: Sequence[str], environment: dict[str, str], log: Path) -> tuple[int, str]:
-        """(exit code, reason): 130 when a signal ended it, with the last line of output as reason of a failure."""
-        if self.stopped_by:
-            return STOPPED, f"stopped by {self.stopped_by}"
-        self.process = subprocess.Popen(
-            command, env=environment, cwd=HOME, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        if self.stopped_by:  # the signal came while the process was being made
-            self._end()
-        last_line = self._copy_output(log)
-        code = self.process.wait()
-        if self.stopped_by:
-            return STOPPED, f"stopped by {self.stopped_by}"
-        text = last_line.decode(errors="replace")[-300:]
-        return (0, "") if code == 0 else (code if code in (2, 3) else 1, text or f"exit code {code}")
-
-    def _copy_output(self, path: Path) -> bytes:
-        """Copy the output to the log and to our own until it ends; its last line that is not empty."""
-        assert self.process is not None and self.process.stdout is not None
-        last_line = b""
-        with path.open("ab") as log:
-            for line in self.process.stdout:
-                log.write(line)
-                log.flush()
-                sys.stdout.buffer.write(line)
-                sys.stdout.buffer.flush()
-                last_line = line.strip() or last_line
-        return last_line
-
-    def _stop(self, number: int, _: object) -> None:
-        self.stopped_by = signal.Signals(number).name
-        self._end()
-
-    def _end(self) -> None:
-        if self.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGTERM)
+def back_to_the_queue(run: RunDir, name: str, job: str, reason: str) -> None:
+    """Requeue this job; recorded before, as Slurm ends the job body at once."""
+    run.write_state(name, reason=f"{reason}; back to the queue")
+    refused = requeue(job)
+    if refused:
+        run.write_state(name, reason=f"{reason}; not requeued: {refused}")
+        print(f"not requeued: {refused}", flush=True)
 
 
 def main(logs: str, name: str) -> int:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+"""The prctl option, from linux/prctl.h."""
 
 
 def rank() -> int:
@@ -23,9 +28,17 @@ def cpus_at_hand() -> int:
     return min(int(os.environ.get("SLURM_CPUS_PER_TASK") or there), there)
 
 
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it ends, however that ends (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def redirect_output() -> None:
     """Send the output of every rank but the first to its own file of the attempt's folder (RLC_ATTEMPT_DIR)."""
     folder = os.environ.get("RLC_ATTEMPT_DIR")
+    if folder:
+        die_with_parent()
     if rank() == 0 or not folder:
         return
     sys.stdout.flush()

@@ -1,0 +1,99 @@
+"""The processes of a stage as its job body sees them: output to the log, stop signals turned into a wish to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.records import read_json
+from pipeline.run import HOME
+from pipeline.training.ranks import die_with_parent
+from pipeline.training.stop import STOP_FILE, STOPPED_CODE, STOPPED_FILE
+
+ASKED = (signal.SIGTERM, signal.SIGINT)
+"""Signals after which nothing that a stage has not saved is waited for; SIGUSR1 only asks to save in time."""
+
+
+class Child:
+    """The stage's processes, and what to do about signals.
+
+    Made before anything is recorded, so that no signal finds the job body without a handler.
+    """
+
+    def __init__(self) -> None:
+        self.stopped_by: signal.Signals | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        self.folder: Path | None = None
+        self.alone = True
+        for number in (*ASKED, signal.SIGUSR1):
+            signal.signal(number, self._stop)
+
+    def run(
+        self, command: Sequence[str], environment: dict[str, str], log: Path, *, alone: bool = True
+    ) -> tuple[int, str]:
+        """(exit code, reason): 130 when the stage was stopped, with the last line of output as reason of a failure.
+
+        `alone` says that the command is the stage's only process. Else it is a launcher, which would kill the ranks
+        when it is told to end: it does not hear of signals, the ranks poll the stop file beside the log.
+        """
+        self.folder, self.alone = log.parent, alone
+        if self.stopped_by in ASKED:
+            return STOPPED_CODE, self._told()
+        self.process = subprocess.Popen(
+            command, env=environment, cwd=HOME, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=self._prepare,
+        )  # fmt: skip
+        if self.stopped_by:  # the signal came while the process was being made
+            self._ask()
+        last_line = self._copy_output(log)
+        code = self.process.wait()
+        stopped = read_json(self.folder / STOPPED_FILE)
+        if stopped or (code and self.stopped_by in ASKED):
+            return STOPPED_CODE, self._told() + (f" {stopped['progress']}" if stopped else "")
+        text = last_line.decode(errors="replace")[-300:]
+        return (0, "") if code == 0 else (code if code in (2, 3) else 1, text or f"exit code {code}")
+
+    def _prepare(self) -> None:
+        """In the new process, before it becomes the command."""
+        die_with_parent()
+        for number in (signal.SIGUSR1,) if self.alone else (signal.SIGUSR1, *ASKED):
+            signal.signal(number, signal.SIG_IGN)
+
+    def _told(self) -> str:
+        return f"stopped by {self.stopped_by.name if self.stopped_by else 'a signal'}"
+
+    def _copy_output(self, path: Path) -> bytes:
+        """Copy the output to the log and to our own until it ends; its last line that is not empty."""
+        assert self.process is not None and self.process.stdout is not None
+        last_line = b""
+        with path.open("ab") as log:
+            for line in self.process.stdout:
+                log.write(line)
+                log.flush()
+                sys.stdout.buffer.write(line)
+                sys.stdout.buffer.flush()
+                last_line = line.strip() or last_line
+        return last_line
+
+    def _stop(self, number: int, _: object) -> None:
+        impatient = number == signal.SIGINT and self.stopped_by in ASKED
+        if self.stopped_by not in ASKED:
+            self.stopped_by = signal.Signals(number)
+        if self.process is not None and impatient:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        elif self.process is not None:
+            self._ask()
+
+    def _ask(self) -> None:
+        """Ask the stage to save and stop; a stage that cannot, such as preprocess, ends at SIGTERM."""
+        assert self.process is not None and self.folder is not None
+        (self.folder / STOP_FILE).touch()
+        if self.alone and self.stopped_by in ASKED:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGTERM)
