@@ -97,5 +97,9 @@ def sbatch_flags(cluster: ClusterFile, resources: Resources) -> list[str]:
 
 def memory_per_cpu(resources: Resources) -> int:
     """A stage's memory divided by its CPUs, in MiB, rounded up."""
-    unit = {"M": 1, "G": 1024, "T": 1024**2}[resources.memory[-1]]
-    return -(-int(resources.memory[:-1]) * unit // resources.cpus)
+    return -(-memory_mb(resources) // resources.cpus)
+
+
+def memory_mb(resources: Resources) -> int:
+    """A stage's memory a node, in MiB."""
+    return int(resources.memory[:-1]) * {"M": 1, "G": 1024, "T": 1024**2}[resources.memory[-1]]
