@@ -48,6 +48,8 @@ class ClusterFile(Section):
         for name in values:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise ValueError(f"{name!r} is not the name of an environment variable")
+            if re.search(r"TOKEN|SECRET|PASSWORD|(API|ACCESS)_?KEY", name, re.IGNORECASE):
+                raise ValueError(f"{name} looks like a secret: export it in the shell that submits; jobs inherit it")
         return values
 
 

@@ -158,3 +158,52 @@ def test_gres_is_read(text: str, found: dict[tuple[str, str], int]) -> None:
 )
 def test_time_limits_are_read(text: str, found: int | None) -> None:
     assert minutes(text) == found
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("project", ["as it is"], indirect=True)
+def test_the_probe_finds_a_node_good_or_names_what_it_lacks(project: Project) -> None:
+    found = {each["name"].partition(": ")[2]: each for each in project.json("doctor", "smoke")["checks"]}
+    wanted = ("Python", "GPUs", "shared files", "scratch", "room", "network")
+    assert all(found[name]["good"] for name in wanted), found
+    assert not list((project.home / "logs").glob("doctor-*"))
+    path = project.home / "configs" / "cluster.yaml"
+    path.write_text("scratch: /nowhere/at-all\n")
+    told = project.call("doctor", "phi3", code=2)
+    assert "set scratch in configs/cluster.yaml to a folder that exists on compute nodes" in told
+    if not Path("/usr/bin/nvidia-smi").exists():  # the fake GPUs have no driver
+        assert "no NVIDIA driver on" in told and "set gpu_partition and gres in configs/cluster.yaml" in told
+    path.unlink()
+
+
+@pytest.mark.slurm
+def test_a_probe_that_cannot_start_says_why(slurm: Slurm, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cluster is full."""
+    from pipeline.cluster import ClusterFile
+    from pipeline.load import load_recipe, recipe_file
+    from pipeline.run import HOME, RunDir
+    from pipeline.submit import probe
+    from pipeline.submit.plan import Choice, make_plan
+
+    monkeypatch.setattr(probe, "PATIENCE", 3.0)
+    for name, value in slurm.env.items():
+        monkeypatch.setenv(name, value)
+    taker = slurm.submit("-N2", "--exclusive", "--wrap", "sleep 600", cwd=home)
+    slurm.wait_for(taker, "JobState", "RUNNING")
+    plan = make_plan(load_recipe(recipe_file(HOME, "smoke")), RunDir(home, "x"), ClusterFile(), Choice())
+    (check,) = probe.probe(plan)
+    slurm.run("scancel", taker)
+    assert check.good is None and "waits in the queue" in check.told and check.fix
+
+
+@pytest.mark.slurm
+def test_the_nodes_reduce_over_the_network(slurm: Slurm, home: Path) -> None:
+    project = object.__new__(Project)
+    project.home, project.slurm = home, slurm
+    (home / "configs" / "cluster.yaml").unlink(missing_ok=True)
+    recipe = home / "two.yaml"
+    text = (home / "configs" / "smoke.yaml").read_text()
+    recipe.write_text(text.replace("  sft: {time:", "  sft: {nodes: 2, launcher: torchrun, time:"))
+    found = project.json("doctor", str(recipe))["checks"]
+    told = [each["told"] for each in found if "all-reduce" in each["name"]]
+    assert told == ["gloo over 2 nodes"] * 2

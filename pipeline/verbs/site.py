@@ -12,8 +12,9 @@ from pipeline.errors import UserError
 from pipeline.records import write_atomic
 from pipeline.submit import slurm
 from pipeline.submit.discover import Site, discover
-from pipeline.submit.doctor import Check, check_file, check_stages
+from pipeline.submit.doctor import check_file, check_stages
 from pipeline.submit.plan import Choice, make_plan
+from pipeline.submit.probe import probe as run_probe
 from pipeline.submit.site_file import cluster_file_text
 from pipeline.submit.start import resolve
 from pipeline.verbs.arguments import AsJson, print_json, words_to_stderr
@@ -53,15 +54,14 @@ def doctor(
     for check in checks:
         show.check(check)
     if probe and all(check.good for check in checks):
-        checks += _probe(checks)
+        found = run_probe(plan)
+        for check in found:
+            show.check(check)
+        checks += found
     if as_json:
         print_json({"recipe": recipe, "checks": [check.as_dict() for check in checks]})
     if any(check.good is False for check in checks):
         raise typer.Exit(2)
-
-
-def _probe(checks: list[Check]) -> list[Check]:
-    return []
 
 
 def _site() -> Site:
