@@ -81,7 +81,7 @@ def discover() -> Site:
     shown = [
         dict(re.findall(r"(\w+)=(\S*)", line)) for line in _ask("scontrol", "show", "partition", "-o").splitlines()
     ]
-    nodes = _nodes(_ask("sinfo", "--noheader", "--format=%R\x1f%D\x1f%c\x1f%m\x1f%G\x1f%f"))
+    nodes = _nodes(_ask("sinfo", "--noheader", "--noconvert", "--format=%R\x1f%D\x1f%c\x1f%m\x1f%G\x1f%f"))
     top = max((int(facts.get("PriorityTier", 1)) for facts in shown), default=1)
     partitions = tuple(_partition(facts, config, nodes, top) for facts in shown if "PartitionName" in facts)
     accounts, qos = _associations() if "slurmdbd" in config.get("AccountingStorageType", "") else ((), ())
