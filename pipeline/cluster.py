@@ -48,6 +48,8 @@ class ClusterFile(Section):
         for name in values:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise ValueError(f"{name!r} is not the name of an environment variable")
+            if re.search(r"TOKEN|SECRET|PASSWORD|(API|ACCESS)_?KEY", name, re.IGNORECASE):
+                raise ValueError(f"{name} looks like a secret: export it in the shell that submits; jobs inherit it")
         return values
 
 
@@ -97,5 +99,9 @@ def sbatch_flags(cluster: ClusterFile, resources: Resources) -> list[str]:
 
 def memory_per_cpu(resources: Resources) -> int:
     """A stage's memory divided by its CPUs, in MiB, rounded up."""
-    unit = {"M": 1, "G": 1024, "T": 1024**2}[resources.memory[-1]]
-    return -(-int(resources.memory[:-1]) * unit // resources.cpus)
+    return -(-memory_mb(resources) // resources.cpus)
+
+
+def memory_mb(resources: Resources) -> int:
+    """A stage's memory a node, in MiB."""
+    return int(resources.memory[:-1]) * {"M": 1, "G": 1024, "T": 1024**2}[resources.memory[-1]]

@@ -53,6 +53,13 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers = {}  # noqa: RUF012 - filled below
 
 
+def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
+    """Texts with the line ends of other alphabets are escaped: PyYAML would fold them into blanks."""
+    style = '"' if re.search("[\x85\u2028\u2029]", value) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style)
+
+
+_Dumper.add_representer(str, _text)
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_repeats)
 for _tag, _pattern in {
     "int": r"^[-+]?[0-9]+$",

@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.evaluation.schema import read_comparison
 from pipeline.evaluation.summary import difference_lines, result_table
 from pipeline.run import RunDir
+from pipeline.submit.doctor import Check
 from pipeline.submit.look import Look
 from pipeline.submit.plan import Plan, StagePlan
 from pipeline.submit.status import StageStatus, duration
@@ -46,6 +48,14 @@ def states_table(found: list[StageStatus], seen: Look | None = None) -> Group:
         last = f"the last look at the queue was {duration(seen.age)} ago" if seen.seen else "no look succeeded before"
         lines.append(f"Slurm does not answer; {last}: {seen.error}")
     return Group(table, *(Text(line) for line in lines))
+
+
+def check(found: Check) -> None:
+    """One thing that `doctor` looked at, and the fix for it."""
+    word = {True: "[green]good[/]   ", False: "[red]wrong[/]  ", None: "[yellow]unknown[/]"}[found.good]
+    console.print(f"{word} {escape(f'{found.name}: {found.told}')}", soft_wrap=True)
+    if found.fix:
+        console.print(f"        -> {found.fix}", markup=False, soft_wrap=True)
 
 
 def events(timeline: Sequence[Mapping[str, Any]]) -> None:

@@ -50,7 +50,7 @@ def test_a_run_leaves_a_record_before_each_job_and_a_comment_on_it(project: Proj
     finish(project, "plain")
 
 
-@pytest.mark.parametrize("call", [1, 2, 3, 4])
+@pytest.mark.parametrize("call", [1, 3])
 def test_a_refused_sbatch_leaves_no_job(project: Project, tmp_path: Path, call: int) -> None:
     name = f"refused-{call}"
     told = project.run(name, code=2, env=faulty_commands(project.slurm, tmp_path / "bin", f"sbatch-{call}-refused"))
@@ -62,7 +62,7 @@ def test_a_refused_sbatch_leaves_no_job(project: Project, tmp_path: Path, call: 
     finish(project, name)
 
 
-KILLED = [f"sbatch-{call}-{when}" for call in (1, 2, 4) for when in ("instead", "before", "after")]
+KILLED = [f"sbatch-{call}-{when}" for call in (1, 4) for when in ("instead", "before", "after")]
 
 
 @pytest.mark.parametrize("fault", [*KILLED, f"{RELEASE}-instead"])
@@ -122,6 +122,18 @@ def test_what_a_killed_launcher_left_can_be_cancelled(project: Project, tmp_path
     assert project.states("dropped") == ["cancelled"] * 3 + ["not started"]
 
 
+def test_jobs_are_found_where_a_site_replaces_their_comments(project: Project, tmp_path: Path) -> None:
+    fault = faulty_commands(project.slurm, tmp_path / "bin", "sbatch-2-after")
+    project.start("run", "smoke", "--run-name", "renamed", "--via", "slurm", env=fault)
+    before = project.queued("renamed")
+    for job in before:
+        assert project.slurm.run("scontrol", "update", f"JobId={job}", "Comment=charged to nobody").returncode == 0
+    assert sorted(project.jobs("renamed").values()) == sorted(before)
+    project.run("renamed")
+    assert set(before) <= set(project.jobs("renamed").values())
+    finish(project, "renamed")
+
+
 def test_other_settings_replace_what_a_killed_launcher_left(project: Project, tmp_path: Path) -> None:
     fault = faulty_commands(project.slurm, tmp_path / "bin", "sbatch-3-after")
     project.start("run", "smoke", "--run-name", "changed", "--via", "slurm", env=fault)
@@ -147,7 +159,7 @@ def test_a_run_of_the_same_name_in_another_place_is_left_alone(
 
 def test_a_launcher_killed_at_any_moment_loses_nothing(project: Project) -> None:
     """Moments spread over the whole submission; whatever is left, `run` ends with four stages done once."""
-    for number in range(8):
+    for number in range(6):
         name = f"any-{number}"
         command = [".venv/bin/python", "-m", "pipeline", "run", "smoke", "--run-name", name, "--via", "slurm"]
         child = subprocess.Popen(
@@ -157,7 +169,7 @@ def test_a_launcher_killed_at_any_moment_loses_nothing(project: Project) -> None
         begun = time.monotonic()
         while not project.folder(name).transaction() and time.monotonic() < begun + 20:
             time.sleep(0.005)
-        time.sleep(0.04 * number)
+        time.sleep(0.06 * number)
         child.kill()
         child.wait()
         project.run(name)

@@ -117,9 +117,14 @@ def call(
         ) from None  # fmt: skip
 
 
+def has_commands() -> bool:
+    """Whether this machine has Slurm's commands."""
+    return shutil.which("sbatch") is not None and shutil.which("scontrol") is not None
+
+
 def is_there() -> bool:
     """Whether a Slurm answers on this machine."""
-    if shutil.which("sbatch") is None or shutil.which("scontrol") is None:
+    if not has_commands():
         return False
     try:
         return call(["scontrol", "ping"], LOOK_TIMEOUT).returncode == 0

@@ -219,8 +219,7 @@ def cancel_run(run: RunDir, recipe: Recipe) -> dict[str, str]:
     tell a cancellation from a preemption. Raises PipelineError when Slurm does not answer or jobs come back.
     """
     names = [entry.name for entry in recipe.stages]
-    recorded = [name for name in names if run.submission(name).get("job")]
-    if not recorded and not torn_stages(run):
+    if not any(run.submission(name).get("via") in ("slurm", "submitit") for name in names) or not slurm.has_commands():
         return {}
     cancelled: dict[str, str] = {}
     for _ in range(CANCEL_ROUNDS):

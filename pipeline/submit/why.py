@@ -46,8 +46,8 @@ REASONS = {
 """What squeue gives as reasons for waiting, in plain words."""
 LIMITS = (
     ("Nodes? required|UnavailableNodes", "the nodes that it could use are down, drained or reserved"),
-    ("^(QOS|Assoc).*(Submit|Jobs?)", "you, your account or your QOS have as many jobs as they may"),
     ("^(QOS|Assoc).*(Time|Wall|Minutes)", "it asks for more time than you, your account or your QOS have left"),
+    ("^(QOS|Assoc).*(Submit|Jobs?)", "you, your account or your QOS have as many jobs as they may"),
     ("^(QOS|Assoc)", "it is over a limit of your account or QOS (`sacctmgr show assoc user=$USER`)"),
     ("^Max|Limit", "it is over a limit of the site"),
 )

@@ -9,8 +9,10 @@ fix, 3 needs missing, 130 interrupted.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -63,9 +65,19 @@ def launch_command(stage: Stage, logs: Path, resources: Resources, count: int) -
             starter += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "-m"]
         case "deepspeed":
             starter = ["-m", "deepspeed.launcher.runner", f"--num_gpus={count}", "--no_local_rank", "--module"]
+            starter += [f"--master_port={free_port()}"]
         case _:
             starter = ["-m"]
     return [sys.executable, *starter, *work]
+
+
+def free_port() -> int:
+    """A port that is free here at this moment, below those that outgoing connections take. Raises OSError."""
+    for port in random.SystemRandom().sample(range(20000, 32000), 100):
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("", port))
+            return port
+    raise OSError("no free port between 20000 and 32000")
 
 
 def process_environment(count: int, attempt_folder: Path) -> dict[str, str]:

@@ -132,11 +132,15 @@ def cancel(name: RunArgument, as_json: AsJson = False) -> None:
 
 def render(
     check: Annotated[bool, typer.Option(help="change nothing, fail when a script is not current")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write the sbatch scripts of the named recipes into slurm/."""
+    words_to_stderr(as_json)
     changed = render_all(HOME, write=not check)
     for path in changed:
         show.console.print(f"{'not current' if check else 'written'}: {path.relative_to(HOME)}", highlight=False)
+    if as_json:
+        print_json({"changed": [str(path.relative_to(HOME)) for path in changed], "written": not check})
     if check and changed:
         raise UserError(
             "scripts are not current", value=len(changed), where="slurm/", do="run: python -m pipeline render"

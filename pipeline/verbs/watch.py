@@ -128,17 +128,22 @@ def evaluate(
     model_dir: Annotated[Path, typer.Argument(help="model or adapter folder")],
     name: Annotated[str, typer.Argument(help="the name under which it stands in the results")],
     run_name: RunName = None,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate a model folder on the test rows of the run that made it (or of --run-name)."""
     if not model_dir.is_dir():
         raise UserError("no such model folder", value=str(model_dir), where=str(Path.cwd()), do="check the path")
+    words_to_stderr(as_json)
     owner = run_name or _run_of_model(model_dir.resolve())
     folder, _ = open_run(owner)
     command = [sys.executable, "-m", "pipeline.stages.evaluate", str(folder.logs), "evaluate"]
-    done = subprocess.run([*command, "--model", str(model_dir.resolve()), "--name", name], cwd=HOME, check=False)
+    command += ["--model", str(model_dir.resolve()), "--name", name]
+    done = subprocess.run(command, cwd=HOME, check=False, stdout=sys.stderr if as_json else None)
     if done.returncode:
         sys.exit(done.returncode if done.returncode in (2, 3) else 1)
     show.results(folder)
+    if as_json:
+        print_json({"run": folder.name, "model": name, "comparison": str(folder.comparison)})
 
 
 def report(name: RunArgument, as_json: AsJson = False) -> None:

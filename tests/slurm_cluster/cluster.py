@@ -84,6 +84,8 @@ class Cluster:
     cpus: int = 64
     memory: int = 600_000
     gpus: int = 8
+    gres: str = f"gpu:{GPU_TYPE}"
+    """What the fake GPUs are called: NAME:TYPE, or NAME for GPUs without a type."""
     min_job_age: int = 300
     """Seconds for which an ended job is still known."""
     cgroups: bool = field(default_factory=cgroups_work)
@@ -164,10 +166,11 @@ class Cluster:
             "root": str(self.root),
             "min_job_age": self.min_job_age,
             "memory_per_cpu": self.memory // self.cpus,
+            "gres": self.gres.partition(":")[0],
             "process_tracking": "proctrack/cgroup" if self.cgroups else "proctrack/linuxproc",
             "task_plugin": "task/cgroup" if self.cgroups else "task/none",
         }
-        size = f"CPUs={self.cpus} RealMemory={self.memory}" + (f" Gres=gpu:{GPU_TYPE}:{self.gpus}" if self.gpus else "")
+        size = f"CPUs={self.cpus} RealMemory={self.memory}" + (f" Gres={self.gres}:{self.gpus}" if self.gpus else "")
         extra = self.extra + ("\n" + accounting_files.configure(self.root) if self.accounting else "")
         (self.root / "slurm.conf").write_text(slurm_conf(values, self.names, size, extra))
         (self.root / "cgroup.conf").write_text(CGROUP_CONF)
@@ -175,7 +178,9 @@ class Cluster:
         for device in devices:
             if not device.exists():
                 make_device(device)
-        (self.root / "gres.conf").write_text("".join(f"Name=gpu Type={GPU_TYPE} File={device}\n" for device in devices))
+        name, _, kind = self.gres.partition(":")
+        line = f"Name={name}" + (f" Type={kind}" if kind else "")
+        (self.root / "gres.conf").write_text("".join(f"{line} File={device}\n" for device in devices))
         self._record()
 
     def _start_munged(self) -> None:

@@ -36,7 +36,7 @@ TaskPlugin={task_plugin}
 JobAcctGatherType=jobacct_gather/linux
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-GresTypes=gpu
+GresTypes={gres}
 PartitionName=debug Nodes=ALL PriorityTier=10 PreemptMode=OFF Default=YES
 PartitionName=preempt Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
 PartitionName=short Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=1
@@ -54,9 +54,9 @@ ConstrainDevices=no
 
 
 def slurm_conf(values: Mapping[str, object], names: Sequence[str], size: str, extra: str) -> str:
-    """slurm.conf with nodes of one size, on free ports; lines of `extra` replace those of the same key."""
+    """slurm.conf with nodes of one size, on free ports; lines of `extra` replace those of the same key or partition."""
     ports = free_ports(1 + len(names))
-    given = {key(line) for line in extra.splitlines()} - {"nodename", "partitionname", ""}
+    given = {key(line) for line in extra.splitlines()} - {"nodename", ""}
     lines = SLURM_CONF.format(port=ports[0], **values).splitlines()
     nodes = [
         f"NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} {size}"
@@ -66,8 +66,10 @@ def slurm_conf(values: Mapping[str, object], names: Sequence[str], size: str, ex
 
 
 def key(line: str) -> str:
-    """The key of a slurm.conf line."""
-    return line.partition("=")[0].strip().lower()
+    """The key of a slurm.conf line; with the name, for a partition."""
+    name, _, value = line.partition("=")
+    word = name.strip().lower()
+    return f"{word}={value.split()[0]}" if word == "partitionname" else word
 
 
 def free_ports(count: int) -> list[int]:
