@@ -121,9 +121,12 @@ def execute(run: RunDir, name: str) -> int:
         code, reason = error.exit_code, str(error)
         print(f"error: {error}", file=sys.stderr, flush=True)
     finally:
-        state = {0: "done", STOPPED_CODE: "interrupted"}.get(code, "failed")
+        before = run.state(name)
+        cancelled = code == STOPPED_CODE and before["state"] == "cancelled"
+        state = "cancelled" if cancelled else {0: "done", STOPPED_CODE: "interrupted"}.get(code, "failed")
+        reason = f"{before['reason']}; {reason}" if cancelled else reason
         run.write_state(name, state=state, ended=now(), exit_code=code, reason=reason)
-    if code == STOPPED_CODE and job and child.stopped_by != signal.SIGINT:
+    if state == "interrupted" and job and child.stopped_by != signal.SIGINT:
         back_to_the_queue(run, name, job, reason)
     return code
 
