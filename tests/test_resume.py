@@ -198,3 +198,21 @@ def test_another_number_of_processes_is_refused_before_any_starts(pair: RunDir, 
     assert refused.returncode == 2
     assert "1 processes wrote the checkpoint to go on from, now there are: 2" in refused.stderr
     assert run.state("sft")["state"] == "failed"
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_adapters_go_on_exactly(prepared: RunDir, tmp_path: Path, quantization: str) -> None:
+    run = RunDir(tmp_path / "undisturbed", "r")
+    tree = read_yaml(HOME / "configs" / "smoke.yaml")
+    tree["model"] = {"base": str(prepared.model("base")), "lora": {"dropout": 0.1}, "quantization": quantization}
+    tree["model"]["precision"] = "fp32" if quantization == "none" else "bf16"
+    tree["sft"] |= SETTINGS["sft"]
+    run.write_resolved(build_recipe("smoke", tree, "smoke.yaml"), {})
+    assert launch(run, "preprocess").returncode == 0
+    other = copy(run, tmp_path / "disturbed")
+    assert launch(run, "sft").returncode == 0
+    interrupt(other, "sft", "SIGTERM", "step", 6)
+    assert launch(other, "sft").returncode == 0
+    assert metrics(run, "sft") == metrics(other, "sft")
+    weights, others = (file_hash(each.model("sft") / "adapter_model.safetensors") for each in (run, other))
+    assert weights == others

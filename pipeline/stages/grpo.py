@@ -20,6 +20,7 @@ def main(logs: Path, stage: str) -> None:
     """Train the stage's model and save the best one by dev F1, tokenizer beside it, into the run's model folder."""
     redirect_output()
     stop = StopFlag()
+    from transformers import set_seed
     from trl import GRPOTrainer
 
     from pipeline.rewards.corr2cause import Scorer
@@ -35,6 +36,7 @@ def main(logs: Path, stage: str) -> None:
     own: Grpo = recipe.own(stage)
     source = starting_model(recipe, run, stage)
     tokenizer = load_tokenizer(source)
+    set_seed(recipe.seed)  # new adapters begin with random weights
     model = load_for_training(source, recipe.model)
     set_end_of_turn(model, tokenizer)
     data = dag.dataset_of(recipe, run)

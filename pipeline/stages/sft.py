@@ -22,6 +22,7 @@ def main(logs: Path, stage: str) -> None:
     redirect_output()
     stop = StopFlag()
     from datasets import Dataset
+    from transformers import set_seed
     from trl import SFTTrainer
 
     from pipeline.training.arguments import cast_adapters, save_model
@@ -34,6 +35,7 @@ def main(logs: Path, stage: str) -> None:
     recipe, _ = run.read_resolved()
     source = starting_model(recipe, run, stage)
     tokenizer = load_tokenizer(source)
+    set_seed(recipe.seed)  # new adapters begin with random weights
     model = load_for_training(source, recipe.model)
     set_end_of_turn(model, tokenizer)
     arguments = sft_arguments(recipe, run, stage)

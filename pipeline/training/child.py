@@ -84,6 +84,7 @@ class Child:
         impatient = number == signal.SIGINT and self.stopped_by in ASKED
         if self.stopped_by not in ASKED:
             self.stopped_by = signal.Signals(number)
+        os.write(1, f"{signal.Signals(number).name}: the stage is asked to save and stop\n".encode())
         if self.process is not None and impatient:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)

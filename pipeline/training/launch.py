@@ -8,6 +8,7 @@ fix, 3 needs missing, 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -135,10 +136,13 @@ def execute(run: RunDir, name: str) -> int:
         code, reason = error.exit_code, str(error)
         print(f"error: {error}", file=sys.stderr, flush=True)
     finally:
-        state = {0: "done", STOPPED_CODE: "interrupted"}.get(code, "failed")
+        before = run.state(name)
+        cancelled = code == STOPPED_CODE and before["state"] == "cancelled"
+        state = "cancelled" if cancelled else {0: "done", STOPPED_CODE: "interrupted"}.get(code, "failed")
+        reason = f"{before['reason']}; {reason}" if cancelled else reason
         stopped = why_stopped() if code == STOPPED_CODE else ""
         run.write_state(name, state=state, ended=now(), exit_code=code, reason=reason, slurm=stopped)
-    if code == STOPPED_CODE and job and child.stopped_by != signal.SIGINT:
+    if state == "interrupted" and job and child.stopped_by != signal.SIGINT:
         back_to_the_queue(run, name, job, reason)
     return code
 

@@ -1,0 +1,156 @@
+"""How the processes of a stage end: told to stop, all save and end; a job body that is killed takes them along."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.load import build_recipe
+from pipeline.run import HOME, RunDir
+from pipeline.settings import read_yaml
+from pipeline.training import checkpoints
+
+pytestmark = pytest.mark.training
+
+BODY = [sys.executable, "-m", "pipeline.training.launch"]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(HOME), **extra}
+
+
+def write_run(root: Path, name: str, **resources: Any) -> RunDir:
+    """A run whose sft stage would train for minutes."""
+    run = RunDir(root, name)
+    tree = read_yaml(HOME / "configs" / "smoke.yaml")
+    tree["sft"] |= {"max_steps": 100_000, "logging_steps": 1}
+    tree["resources"]["sft"] |= resources
+    run.write_resolved(build_recipe("smoke", tree, "smoke.yaml"), {})
+    return run
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stop")
+
+
+def prepare(run: RunDir) -> RunDir:
+    done = subprocess.run([*BODY, str(run.logs), "preprocess"], env=environment(), cwd=HOME, check=False)
+    assert done.returncode == 0
+    return run
+
+
+@contextlib.contextmanager
+def at_work(run: RunDir) -> Iterator[subprocess.Popen[bytes]]:
+    """The job body of sft in its tenth step or later; killed at the end if it still lives."""
+    body = subprocess.Popen([*BODY, str(run.logs), "sft"], env=environment(), cwd=HOME, stdout=subprocess.DEVNULL)
+    try:
+        until("ten steps are logged", lambda: body.poll() is not None or run.metrics_bytes("sft") > 1500)
+        assert body.poll() is None, run.latest_log("sft").read_text()
+        yield body
+    finally:
+        body.kill()
+        body.wait()
+
+
+def until(what: str, test: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not test():
+        assert time.monotonic() < end, f"{what}: not within {seconds} s"
+        time.sleep(0.05)
+
+
+def below(pid: int) -> list[int]:
+    """All processes that a process started, and those that they started."""
+    children = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [each for child in children for each in (child, *below(child))]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+LAUNCHERS = [
+    ("none", {}),
+    ("torchrun", {"launcher": "torchrun", "processes": 2}),
+    ("accelerate", {"launcher": "accelerate", "processes": 2}),
+]
+
+
+@pytest.mark.parametrize(("name", "resources"), LAUNCHERS, ids=[name for name, _ in LAUNCHERS])
+def test_all_processes_save_and_end(root: Path, name: str, resources: dict[str, Any]) -> None:
+    """SIGTERM reaches every process, as Slurm sends it: launcher and ranks alike."""
+    run = prepare(write_run(root, name, **resources))
+    with at_work(run) as body:
+        started = [body.pid, *below(body.pid)]
+        assert len(started) >= (2 if name == "none" else 4)
+        for pid in started:
+            os.kill(pid, signal.SIGTERM)
+        assert body.wait(120) == 130
+        assert not any(alive(pid) for pid in started)
+    state = run.state("sft")
+    assert (state["state"], state["exit_code"]) == ("interrupted", 130)
+    newest = checkpoints.folders(run.checkpoints("sft"))[0]
+    found = checkpoints.read(newest, thorough=True)
+    assert isinstance(found, checkpoints.Checkpoint)
+    assert state["reason"] == f"stopped by SIGTERM at step {found.step}"
+    assert found.world_size == (1 if name == "none" else 2)
+    assert "Traceback" not in run.latest_log("sft").read_text()
+
+
+@pytest.mark.parametrize(("name", "resources"), LAUNCHERS[:2], ids=[name for name, _ in LAUNCHERS[:2]])
+def test_a_killed_body_takes_its_processes_along(root: Path, name: str, resources: dict[str, Any]) -> None:
+    run = prepare(write_run(root, f"killed-{name}", **resources))
+    with at_work(run) as body:
+        started = below(body.pid)
+        assert started
+        body.kill()
+        body.wait()
+        until("all processes have ended", lambda: not any(alive(pid) for pid in started), 30)
+
+
+def test_a_killed_rank_ends_the_others_and_the_stage(root: Path) -> None:
+    run = prepare(write_run(root, "rank", launcher="torchrun", processes=2))
+    with at_work(run) as body:
+        ranks = below(below(body.pid)[0])
+        assert len(ranks) == 2
+        os.kill(ranks[1], signal.SIGKILL)
+        assert body.wait(120) == 1
+        assert not any(alive(pid) for pid in ranks)
+    assert run.state("sft")["state"] == "failed"
+
+
+def test_a_warning_in_time_is_heard_and_told(root: Path) -> None:
+    run = prepare(write_run(root, "warned"))
+    with at_work(run) as body:
+        body.send_signal(signal.SIGUSR1)
+        assert body.wait(120) == 130
+    assert run.state("sft")["reason"].startswith("stopped by SIGUSR1 at step ")
+
+
+def test_a_job_that_comes_back_without_getting_further_fails(root: Path) -> None:
+    run = prepare(write_run(root, "stalls"))
+    for attempt in (1, 2, 3):
+        assert run.new_attempt("sft") == attempt
+        run.write_attempt("sft", attempt, job="4242", progress=0)
+    ended = subprocess.run(
+        [*BODY, str(run.logs), "sft"], env=environment(SLURM_JOB_ID="4242"), cwd=HOME, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert "3 requeues of job 4242 brought sft no further than: 0" in ended.stderr
+    state = run.state("sft")
+    assert (state["state"], state["attempt"]) == ("failed", 4)
+    assert state["reason"] in ended.stderr
