@@ -35,7 +35,7 @@ def result_table(comparison: dict[str, Any] | Comparison) -> Table:
 def difference_lines(comparison: dict[str, Any] | Comparison) -> list[str]:
     """One line a difference of F1, in words: what is better only where the interval excludes zero."""
     result = comparison if isinstance(comparison, Comparison) else parse_comparison(comparison)
-    return [f"F1 {first} - {second}: {_signed(interval)}: {verdict(interval)}" for first, second, interval in
+    return [f"F1 {first} - {second}: {_signed(interval)}: {interval.verdict}" for first, second, interval in
             differences(result)]  # fmt: skip
 
 
@@ -47,13 +47,6 @@ def differences(result: Comparison) -> list[tuple[str, str, Interval]]:
 
 def _signed(interval: Interval) -> str:
     return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
-
-
-def verdict(interval: Interval) -> str:
-    """`better`, `worse` or `not distinguishable from zero`."""
-    if interval.covers_zero:
-        return "not distinguishable from zero"
-    return "better" if interval.low > 0 else "worse"
 
 
 def _caption(result: Comparison) -> str:
