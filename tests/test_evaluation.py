@@ -168,6 +168,7 @@ def test_the_comparison_has_the_promised_shape(tmp_path: Path) -> None:
     assert "grpo" in table and "1.000 [1.000, 1.000]" in table and "always yes" in table
     assert max(map(len, table.splitlines())) <= 80
     assert difference_lines(comparison)[1].startswith("F1 grpo - sft: +0.333")
+    assert "3 rows fixed, 0 broken (McNemar p 0.25)" in difference_lines(comparison)[1]
 
 
 def test_models_that_were_asked_different_rows_are_not_compared() -> None:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import io
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from test_evaluation import prediction, predictions
 
 from pipeline.causal.files import Choice, write
 from pipeline.causal.rows_file import read_rows
-from pipeline.errors import UserError
-from pipeline.evaluation.compare import compare
+from pipeline.errors import StageFailed, UserError
+from pipeline.evaluation.compare import compare, fail_for_refused
 from pipeline.evaluation.labels import exact_labels, parsed, published_test, released_labels
 from pipeline.evaluation.metrics import Answer, bootstrap, calibration, classification, mcnemar
-from pipeline.evaluation.predictions import Prediction, says_nothing
+from pipeline.evaluation.predictions import (
+    Prediction,
+    read_all,
+    read_predictions,
+    says_nothing,
+    write_predictions,
+)
 from pipeline.evaluation.schema import SOLVER
+from pipeline.evaluation.summary import result_table
 
 ANSWERS: list[Answer | None] = ["yes", "no", None]
 
@@ -29,6 +39,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Choice], lis
     def rows(choice: Choice) -> list[Prediction]:
         folder = tmp_path_factory.mktemp("released")
         write(folder, choice)
+        (folder / "train.csv").unlink()  # hundreds of megabytes that nothing here reads
         return [_row(index, record) for index, record in enumerate(read_rows(folder / "test.csv"))]
 
     return rows
@@ -140,6 +151,10 @@ def test_the_published_test_has_its_known_baselines(test_v2: list[Prediction]) -
     assert model.label_versions.differ == 18
     assert (model.label_versions.released.valid, model.label_versions.corrected.valid) == (180, 192)
     assert model.label_versions.released.f1 == model.f1
+    output = io.StringIO()
+    Console(file=output, width=80).print(result_table(comparison))
+    assert "exact solver" in output.getvalue() and "0.952" in output.getvalue()
+    assert max(map(len, output.getvalue().splitlines())) <= 80
 
 
 @pytest.mark.parametrize(
@@ -237,3 +252,50 @@ def test_a_model_that_only_pads_is_named_and_not_counted(tmp_path: Path) -> None
         assert part in found.refused["sft"]
     with pytest.raises(UserError, match="only produces padding"):
         compare({"sft": silent}, ["sft"], "t", 50, 1)
+
+
+def test_a_refused_model_fails_its_evaluation() -> None:
+    silent = predictions("sft", [prediction(i, None, i % 2, completion="") for i in range(6)])
+    talks = predictions("base", [prediction(i, "yes", i % 2) for i in range(6)])
+    found = compare({"base": talks, "sft": silent}, ["sft"], "t", 50, 1)
+    fail_for_refused(found, ["base"], Path("results"))
+    with pytest.raises(StageFailed, match=r"sft only produces padding.*in results.*->"):
+        fail_for_refused(found, ["base", "sft"], Path("results"))
+
+
+def test_files_that_do_not_fit_the_test_set_are_named(tmp_path: Path) -> None:
+    """Of six prediction files one answers the test rows; the others are refused, each for its own reason."""
+    rows = [prediction(i, "yes", i % 2) for i in range(4)]
+    test = [{**row.model_dump(), "premise": row.premise_id} for row in rows]
+    made = {
+        "good": predictions("good", rows),
+        "old": predictions("old", rows, data="d0"),
+        "short": predictions("short", rows[:3]),
+        "other": predictions("other", [*rows[:3], prediction(9, "yes", 1)]),
+        "torn": predictions("torn", rows),
+        "nan": predictions("nan", [row.model_copy(update={"p_yes": 0.5}) for row in rows]),
+    }
+    for name, each in made.items():
+        write_predictions(tmp_path / f"{name}.jsonl", each)
+    for name, old, new in (("torn", '{"id": "x/3"', '{"id": "x/3'), ("nan", '"p_yes": 0.5', '"p_yes": NaN')):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(path.read_text().replace(old, new))
+    found, refused = read_all(sorted(tmp_path.glob("*.jsonl")), test, "d1")
+    assert list(found) == ["good"]
+    for name, part in {
+        "old": "another version of the data", "short": "1 of 4 test rows have no prediction", "torn": "is not JSON",
+        "other": "1 of 4 test rows have no prediction", "nan": "a number that is not finite",
+    }.items():  # fmt: skip
+        assert part in refused[name] and f"in {tmp_path / name}.jsonl ->" in refused[name]
+    comparison = compare(found, [], "t", 50, 1, refused)
+    assert list(comparison.models) == ["good"] and set(comparison.refused) == set(refused)
+
+
+@pytest.mark.parametrize("changes", [{"row": 0}, {"p_yes": 1.5}, {"p_yes": -0.1}])
+def test_repeated_rows_and_impossible_probabilities_are_refused(tmp_path: Path, changes: dict[str, float]) -> None:
+    rows = [prediction(0, "yes", 1), prediction(1, "yes", 1).model_copy(update=changes)]
+    path = tmp_path / "p.jsonl"
+    lines = [{"header": predictions("sft", rows).header.model_dump()}, *(row.model_dump() for row in rows)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match=r"more than once|p_yes"):
+        read_predictions(path)

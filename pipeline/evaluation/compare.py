@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import StageFailed, UserError
 from pipeline.evaluation.baselines import baselines, shown
 from pipeline.evaluation.labels import TestVersion, exact_labels, parsed, published_test, released_labels
 from pipeline.evaluation.metrics import bootstrap, bootstrap_f1, calibration, classification, difference_f1, mcnemar
@@ -28,23 +28,28 @@ from pipeline.run import now
 
 
 def compare(
-    predictions: Mapping[str, Predictions], stages: Sequence[str], task: str, resamples: int, seed: int
+    predictions: Mapping[str, Predictions],
+    stages: Sequence[str],
+    task: str,
+    resamples: int,
+    seed: int,
+    refused: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Compare models by name on the same rows; `stages` are the recipe's training stages in order.
 
     Each stage is set against the one before it, a model that is no stage against the base model. A model that says
-    nothing in any row is named in `refused` and not counted. Raises UserError when two models were asked different
-    rows, and when no model says anything.
+    nothing in any row is named in `refused`, beside those given (name -> why), and not counted. Raises UserError when
+    two models were asked different rows, and when no model says anything.
     """
     order = [name for name in (BASE, *stages) if name in predictions]
     order += sorted(set(predictions) - set(order))
     first = predictions[order[0]]
     for name in order[1:]:
         _same_rows(order[0], first, name, predictions[name])
-    refused = {name: why for name in order if (why := speechless(name, predictions[name]))}
-    counted = [name for name in order if name not in refused]
+    silent = {name: why for name in order if (why := speechless(name, predictions[name]))}
+    counted = [name for name in order if name not in silent]
     if not counted:
-        raise refused[order[0]]
+        raise silent[order[0]]
     known = known_of(first)
     paired = {
         f"{name}-{other}": pair(name, predictions[name], other, predictions[other], resamples, seed)
@@ -60,7 +65,7 @@ def compare(
         baselines={name: BaselineResult(**numbers) for name, numbers in _baselines(first, known).items()},
         differences={name: each.f1 for name, each in paired.items()},
         paired=paired,
-        refused={name: str(why) for name, why in refused.items()},
+        refused={**(refused or {}), **{name: str(why) for name, why in silent.items()}},
     )
 
 
@@ -85,6 +90,13 @@ def known_of(predictions: Predictions) -> Known:
 def _baselines(predictions: Predictions, known: Known) -> dict[str, dict[str, float]]:
     found = baselines(predictions.rows)
     return {**found, SOLVER: shown(known.exact, predictions.labels)} if known.exact else found
+
+
+def fail_for_refused(comparison: Comparison, models: Iterable[str], where: Path) -> None:
+    """Raise StageFailed when one of these models is among the refused ones."""
+    for name in models:
+        if name in comparison.refused:
+            raise StageFailed(comparison.refused[name], where=str(where), do="mend the model, then evaluate again")
 
 
 def write_comparison(path: Path, comparison: Comparison) -> None:

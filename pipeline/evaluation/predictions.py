@@ -194,6 +194,22 @@ def check_against(predictions: Predictions, rows: Sequence[Mapping[str, Any]], f
         _same_row(row, prediction, where)
 
 
+def read_all(
+    paths: Iterable[Path], rows: Sequence[Mapping[str, Any]], fingerprint: str
+) -> tuple[dict[str, Predictions], dict[str, str]]:
+    """(the prediction files that answer exactly these test rows, why each other one is refused), by model name."""
+    found: dict[str, Predictions] = {}
+    refused: dict[str, str] = {}
+    for path in paths:
+        try:
+            predictions = read_predictions(path)
+            check_against(predictions, rows, fingerprint, path)
+            found[path.stem] = predictions
+        except UserError as error:
+            refused[path.stem] = str(error)
+    return found, refused
+
+
 def _same_row(row: Mapping[str, Any], prediction: Prediction, where: Path) -> None:
     stated = prediction.model_dump() | {"premise": prediction.premise_id}
     for key in ("label", "prompt", "premise", "hypothesis", "num_variables", "template"):
