@@ -176,6 +176,30 @@ def report(name: RunArgument) -> None:
         show.results(folder)
 
 
+@app.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(help="names of runs")],
+    out: Annotated[Path | None, typer.Option(help="the page; evaluation_results/compare.html by default")] = None,
+) -> None:
+    """Put several runs on one page: results, differences, settings."""
+    from pipeline.cli_results import compare_runs
+
+    compare_runs([_open(name)[0] for name in names], out)
+
+
+@app.command()
+def gate(
+    name: RunArgument,
+    minimum: Annotated[list[str] | None, typer.Option("--min", help="such as f1=0.6; may be repeated")] = None,
+    base: Annotated[str | None, typer.Option("--no-regression", help="a model of the run, or another run")] = None,
+    model: Annotated[str | None, typer.Option(help="the model; that of the last training stage by default")] = None,
+) -> None:
+    """End with code 1 unless a run's result is good enough, and no worse than another."""
+    from pipeline.cli_results import hold_gate
+
+    hold_gate(_open(name)[0], minimum or [], base, model, lambda other: _open(other)[0])
+
+
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def corr2cause(context: typer.Context) -> None:
     """The causal engine: generate, solve, explain, check or audit data (`corr2cause --help`)."""

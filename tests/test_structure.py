@@ -18,7 +18,7 @@ LAYERS = [
     {"causal", "run", "dag", "recipe", "recipe_data", "cluster", "records", "settings", "load", "trainer_options"},
     {"training", "tasks", "rewards"},
     {"submit", "fit", "evaluation", "stages"},
-    {"cli", "cli_corr2cause", "show", "__main__"},
+    {"cli", "cli_corr2cause", "cli_results", "show", "__main__"},
 ]
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "deepspeed", "vllm"}
 

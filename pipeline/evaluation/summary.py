@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from pipeline.evaluation.schema import SOLVER, Comparison, Interval, parse_comparison
+from pipeline.evaluation.schema import SOLVER, Comparison, Interval, Paired, parse_comparison
 
 
 def result_table(comparison: dict[str, Any] | Comparison) -> Table:
@@ -40,12 +40,16 @@ def baseline_name(name: str) -> str:
 def difference_lines(comparison: dict[str, Any] | Comparison) -> list[str]:
     """One line a difference of F1, in words (better only where the interval excludes zero), then the refused models."""
     result = comparison if isinstance(comparison, Comparison) else parse_comparison(comparison)
-    lines = [
+    lines = [paired_line(each) for each in result.paired.values()]
+    return lines + [f"not counted: {name}: {why}" for name, why in result.refused.items()]
+
+
+def paired_line(each: Paired) -> str:
+    """Two models on the same rows, in words."""
+    return (
         f"F1 {each.first} - {each.second}: {signed(each.f1)}: {each.verdict}; {each.fixed} rows fixed, {each.broken} "
         f"broken (McNemar p {each.mcnemar_p:.2g})"
-        for each in result.paired.values()
-    ]
-    return lines + [f"not counted: {name}: {why}" for name, why in result.refused.items()]
+    )
 
 
 def signed(interval: Interval) -> str:
