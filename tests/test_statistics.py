@@ -258,9 +258,9 @@ def test_a_refused_model_fails_its_evaluation() -> None:
     silent = predictions("sft", [prediction(i, None, i % 2, completion="") for i in range(6)])
     talks = predictions("base", [prediction(i, "yes", i % 2) for i in range(6)])
     found = compare({"base": talks, "sft": silent}, ["sft"], "t", 50, 1)
-    fail_for_refused(found, ["base"], Path("results"))
-    with pytest.raises(StageFailed, match=r"sft only produces padding.*in results.*->"):
-        fail_for_refused(found, ["base", "sft"], Path("results"))
+    fail_for_refused(found, ["base"])
+    with pytest.raises(StageFailed, match=r"sft only produces padding.* in m ->"):
+        fail_for_refused(found, ["base", "sft"])
 
 
 def test_files_that_do_not_fit_the_test_set_are_named(tmp_path: Path) -> None:

@@ -92,11 +92,11 @@ def _baselines(predictions: Predictions, known: Known) -> dict[str, dict[str, fl
     return {**found, SOLVER: shown(known.exact, predictions.labels)} if known.exact else found
 
 
-def fail_for_refused(comparison: Comparison, models: Iterable[str], where: Path) -> None:
+def fail_for_refused(comparison: Comparison, models: Iterable[str]) -> None:
     """Raise StageFailed when one of these models is among the refused ones."""
     for name in models:
         if name in comparison.refused:
-            raise StageFailed(comparison.refused[name], where=str(where), do="mend the model, then evaluate again")
+            raise StageFailed(comparison.refused[name])
 
 
 def write_comparison(path: Path, comparison: Comparison) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -34,8 +35,8 @@ def gate(
 ) -> list[Check]:
     """Hold a model of a run (the last training stage by default) against bounds `name=value` and against `base`.
 
-    `base` is another model of the run, or else a run, whose last model is taken; it is a regression when the paired
-    interval of F1 minus the base's F1 lies below zero. Raises UserError for a bound or a name that does not exist and
+    `base` is another model of the run, or else a run, whose model of the same name is taken, or its last; it is a
+    regression when the paired interval of F1 minus the base's F1 lies below zero. Raises UserError for a bound or a name that does not exist and
     for runs on other rows, NeedsMissing where there is no comparison, StageFailed for a model that was refused.
     """
     bounds = [_bound(text) for text in minima]
@@ -69,7 +70,7 @@ def chosen_model(run: RunDir, comparison: Comparison, name: str | None) -> str:
     stages = run.read_resolved()[0].training_stages()
     wanted = name or (stages[-1] if stages else list(comparison.models)[-1])
     if wanted in comparison.refused:
-        raise StageFailed(comparison.refused[wanted], where=str(run.comparison), do="mend the model, evaluate again")
+        raise StageFailed(comparison.refused[wanted])
     if wanted not in comparison.models:
         raise UserError(
             "no such model in the comparison", value=wanted, where=str(run.comparison),
@@ -83,9 +84,12 @@ def _bound(text: str) -> tuple[str, float]:
     if key not in BOUNDED:
         raise UserError("not a number of a comparison", value=key, where="--min", do=nearest(key, list(BOUNDED)))
     try:
-        return key, float(number)
+        bound = float(number)
     except ValueError:
-        raise UserError("not a number", value=number, where=f"--min {key}", do="write it like f1=0.6") from None
+        bound = math.nan
+    if not math.isfinite(bound):
+        raise UserError("not a number", value=number, where=f"--min {key}", do="write it like f1=0.6")
+    return key, bound
 
 
 def _at_least(name: str, result: ModelResult, key: str, least: float) -> Check:
@@ -101,7 +105,8 @@ def _no_regression(
     inside = base in comparison.models or base in comparison.refused
     other = run if inside else open_run(base)
     other_comparison = comparison if inside else comparison_of(other)
-    other_name = chosen_model(other, other_comparison, base if inside else None)
+    same = name if name in other_comparison.models else None
+    other_name = chosen_model(other, other_comparison, base if inside else same)
     told = (f"{run.name} {name}", f"{other.name} {other_name}")
     one, two = aligned(
         told[0], read_predictions(run.predictions(name)), told[1], read_predictions(other.predictions(other_name))

@@ -57,7 +57,7 @@ def main(logs: Path, stage: str, model: Path | None = None, name: str | None = N
     run.log_metrics(stage, {f"f1 {each}": result.f1.value for each, result in comparison.models.items()})
     print(f"report: {write_report(run)}", flush=True)
     # a model from scratch that was never trained may well say nothing
-    fail_for_refused(comparison, [each for each in models if each != BASE or not recipe.model.scratch], run.results)
+    fail_for_refused(comparison, [each for each in models if each != BASE or not recipe.model.scratch])
 
 
 def run_models(recipe: Recipe, run: RunDir) -> dict[str, str]:
