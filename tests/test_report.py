@@ -73,6 +73,18 @@ def test_published_numbers_stand_beside_their_own_test_only(run: RunDir) -> None
         assert ("RoBERTa-large-MNLI" in page) == bool(part)
 
 
+def test_further_test_sets_have_their_own_tables(run: RunDir) -> None:
+    comparison = read_comparison(run.comparison)
+    assert comparison is not None
+    v1 = comparison.model_copy(update={"data": {**comparison.data, "published_test": "v1", "rows": 2246}})
+    write_comparison(run.comparison, comparison.model_copy(update={"sets": {"released v1": v1}}))
+    again = read_comparison(run.comparison)
+    assert again is not None and again.sets["released v1"] == v1
+    page = write_report(run).read_text()
+    top, _, further = page.partition("Test set released v1")
+    assert "2246 rows" in further and "0.9474" in further and "0.9474" not in top
+
+
 def test_cost_and_attempts_come_from_the_records(run: RunDir) -> None:
     for text in ("step 1\n", "step 9\nOutOfMemory: no room\n"):
         number = run.new_attempt("sft")

@@ -36,8 +36,9 @@ def gate(
     """Hold a model of a run (the last training stage by default) against bounds `name=value` and against `base`.
 
     `base` is another model of the run, or else a run, whose model of the same name is taken, or its last; it is a
-    regression when the paired interval of F1 minus the base's F1 lies below zero. Raises UserError for a bound or a name that does not exist and
-    for runs on other rows, NeedsMissing where there is no comparison, StageFailed for a model that was refused.
+    regression when the paired interval of F1 minus the base's F1 lies below zero. Raises UserError for a bound or a
+    name that does not exist and for runs on other rows, NeedsMissing where there is no comparison, StageFailed for a
+    model that was refused.
     """
     bounds = [_bound(text) for text in minima]
     if not bounds and base is None:

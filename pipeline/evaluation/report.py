@@ -77,19 +77,27 @@ def _predictions(run: RunDir, names: Iterable[str], broken: list[str]) -> dict[s
 def _results(comparison: Comparison | None, found: Mapping[str, Predictions]) -> dict[str, Any]:
     """What the page shows of the comparison and of the rows."""
     if comparison is None:
-        return {"comparison": None, "rows": [], "examples": {}}
+        return {"comparison": None, "rows": [], "examples": {}, "sets": {}}
     usable = found if len({len(each.rows) for each in found.values()}) <= 1 else {}
     listed = changes.lines(comparison, usable)
     return {
         "comparison": comparison,
-        "chart": chart(comparison, {name: model.f1 for name, model in comparison.models.items()}),
-        "differences": difference_lines(comparison),
+        **_numbers(comparison),
+        "sets": {name: {"comparison": each, **_numbers(each)} for name, each in comparison.sets.items()},
         "baseline_name": baseline_name,
-        "published": published_tables(comparison.data.get("published_test")),
         "confusion": {name: confusion(each) for name, each in found.items()},
         "examples": changes.examples(comparison, usable),
         "rows": listed,
         "completions": script_data(changes.completions(usable, len(listed))),
+    }
+
+
+def _numbers(comparison: Comparison) -> dict[str, Any]:
+    """What is shown of every test set."""
+    return {
+        "chart": chart(comparison, {name: model.f1 for name, model in comparison.models.items()}),
+        "differences": difference_lines(comparison),
+        "published": published_tables(comparison.data.get("published_test")),
     }
 
 

@@ -147,7 +147,7 @@ class Comparison(Numbers):
     """The same pairs, with what changed."""
     refused: dict[str, str] = Field(default_factory=dict)
     """Models whose predictions are not counted, and why."""
-    sets: dict[str, Any] = Field(default_factory=dict)
+    sets: dict[str, Comparison] = Field(default_factory=dict)
     """Further test sets by name, each the same."""
 
 
