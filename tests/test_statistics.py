@@ -16,6 +16,7 @@ from test_evaluation import prediction, predictions
 from pipeline.causal.files import Choice, write
 from pipeline.causal.rows_file import read_rows
 from pipeline.errors import StageFailed, UserError
+from pipeline.evaluation.baselines import baselines
 from pipeline.evaluation.compare import compare, fail_for_refused
 from pipeline.evaluation.labels import exact_labels, parsed, published_test, released_labels
 from pipeline.evaluation.metrics import Answer, bootstrap, calibration, classification, mcnemar
@@ -177,6 +178,9 @@ def test_published_tests_are_told_apart(
     assert exact is not None
     numbers = classification(["yes" if each else "no" for each in exact], [row.label for row in rows])
     assert round(100 * numbers["f1"], 2) == ceiling
+    if name == "v1":
+        shortcuts = {key: round(100 * each["f1"], 2) for key, each in baselines(rows).items()}
+        assert (shortcuts["always_yes"], shortcuts["template"], shortcuts["pair"]) == (26.43, 34.13, 39.37)
 
 
 def test_other_rows_are_no_published_test(test_v2: list[Prediction]) -> None:

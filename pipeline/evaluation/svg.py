@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from pipeline.evaluation.schema import Interval
 
-WIDTH, LEFT, ROW = 640, 150, 30
+WIDTH, LEFT, RIGHT, ROW = 660, 150, 60, 30
 
 
 def interval_chart(models: Mapping[str, Interval], shortcuts: Mapping[str, float], ceiling: float | None) -> Markup:
@@ -18,7 +18,7 @@ def interval_chart(models: Mapping[str, Interval], shortcuts: Mapping[str, float
     x runs from 0 to 1. Only the strongest shortcut and the ceiling are named; the others have a tooltip.
     """
     bottom = ROW * len(models) + 12
-    span = WIDTH - LEFT - 30
+    span = WIDTH - LEFT - RIGHT
     parts = []
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         x = LEFT + tick * span
@@ -40,7 +40,7 @@ def interval_chart(models: Mapping[str, Interval], shortcuts: Mapping[str, float
         parts.append(f'<text x="{LEFT - 10}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
         parts.append(f'<line class="whisker" x1="{low:.1f}" y1="{y}" x2="{high:.1f}" y2="{y}"/>')
         parts.append(f'<circle class="dot" cx="{value:.1f}" cy="{y}" r="5"/>')
-        parts.append(f'<text x="{min(high + 8, WIDTH - 36):.1f}" y="{y + 4}">{f1.value:.3f}</text>')
+        parts.append(f'<text x="{high + 10:.1f}" y="{y + 4}">{f1.value:.3f}</text>')
     return _svg(WIDTH, bottom + 44, parts, "F1 of each model with its 95 % interval")
 
 
