@@ -48,8 +48,9 @@ def _table(test: SameRows) -> Table:
         title=f"{facts.get('rows')} test rows over {facts.get('premises')} premises", box=box.HORIZONTALS,
         pad_edge=False, padding=(0, 1, 0, 0), title_justify="left",
     )  # fmt: skip
-    for heading in ("run", "model", "F1 [95 %]"):
+    for heading in ("run", "model"):
         table.add_column(heading, overflow="fold")
+    table.add_column("F1 [95 %]", no_wrap=True)
     for heading in ("precision", "recall", "accuracy", "not\nparsed"):
         table.add_column(heading, justify="right", no_wrap=True)
     for side in test.sides:
