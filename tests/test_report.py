@@ -126,7 +126,7 @@ def test_a_torn_prediction_file_is_named(run: RunDir) -> None:
     assert "is not JSON" in write_report(run).read_text()
 
 
-def browse(page: Path, profile: Path, *, width: int = 1200, script: str = "") -> tuple[str, str]:
+def browse(page: Path, profile: Path, *words: str, width: int = 1200, script: str = "") -> tuple[str, str]:
     """(the page after its scripts, what the browser printed); `script` runs after the page's own."""
     browser = shutil.which("chromium")
     if browser is None:
@@ -138,7 +138,7 @@ def browse(page: Path, profile: Path, *, width: int = 1200, script: str = "") ->
     command = [
         browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
         "--disable-component-update", "--disable-sync", "--disable-quic", f"--user-data-dir={profile}",
-        f"--window-size={width},900", "--enable-logging=stderr", "--dump-dom", page.as_uri(),
+        f"--window-size={width},900", "--enable-logging=stderr", "--dump-dom", *words, page.as_uri(),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     return done.stdout, done.stderr
@@ -196,3 +196,29 @@ def test_rows_are_sorted_filtered_and_opened(run: RunDir, tmp_path: Path, width:
     assert PREMISE in out["open"] and "grpo: No" in out["open"] and "it is <" in out["open"] and out["wrong"] == 1
     assert out["closed"] == 0 and out["loaded"] == 0
     assert out["wide"] <= 0  # no sideways scrolling of the whole page
+
+
+@pytest.mark.parametrize(("scheme", "colour"), [("1", "rgb(255, 255, 255)"), ("0", "rgb(18, 24, 30)")])
+def test_the_page_follows_light_and_dark(run: RunDir, tmp_path: Path, scheme: str, colour: str) -> None:
+    script = "document.body.textContent = getComputedStyle(document.body).backgroundColor"
+    words = f"--blink-settings=preferredColorScheme={scheme}"
+    shown, _ = browse(write_report(run), tmp_path / "profile", words, script=script)
+    assert colour in shown
+
+
+def test_on_a_phone_only_tables_scroll_sideways(run: RunDir, tmp_path: Path) -> None:
+    """The browser's own window cannot be so narrow; a frame of 390 px can."""
+    wrapper = tmp_path / "phone.html"
+    inner = html.escape(write_report(run).read_text(encoding="utf-8"))
+    wrapper.write_text(
+        f'<body><iframe srcdoc="{inner}" style="width:390px;height:844px;border:0"></iframe><output></output><script>'
+        "onload = () => { const root = document.querySelector('iframe').contentDocument.documentElement;"
+        "document.querySelector('output').textContent = `${root.clientWidth} wide, ${root.scrollWidth} needed`; };"
+        "</script></body>",
+        encoding="utf-8",
+    )
+    shown, told = browse(wrapper, tmp_path / "profile")
+    found = re.search(r"<output>(\d+) wide, (\d+) needed</output>", shown)
+    assert found, shown[-500:]
+    assert 370 <= int(found[1]) <= 390 and int(found[2]) <= int(found[1])
+    assert "CONSOLE" not in told

@@ -38,9 +38,9 @@ def marked(completion: str, steps: Sequence[Step]) -> list[Piece]:
         pieces += [(completion[place : found.start()], "", ""), (found[0], mark, step.reason)]
         place = found.end()
     pieces.append((completion[place:], "", ""))
-    if absent:
-        pieces.append((" · ", "", ""))
-    return [piece for piece in [*pieces, *absent] if piece[0]]
+    for piece in absent:
+        pieces += [(" · ", "", ""), piece]
+    return [piece for piece in pieces if piece[0]]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from markupsafe import Markup
 from pipeline.evaluation.schema import Interval
 
 WIDTH, LEFT, RIGHT, ROW = 660, 150, 60, 30
+LABEL = 22
+"""Characters of a name that fit at the left."""
 
 
 def interval_chart(models: Mapping[str, Interval], shortcuts: Mapping[str, float], ceiling: float | None) -> Markup:
@@ -37,7 +39,8 @@ def interval_chart(models: Mapping[str, Interval], shortcuts: Mapping[str, float
     for place, (name, f1) in enumerate(models.items()):
         y = ROW * place + 22
         low, value, high = (LEFT + each * span for each in (f1.low, f1.value, f1.high))
-        parts.append(f'<text x="{LEFT - 10}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
+        label = name if len(name) <= LABEL else "…" + name[1 - LABEL :]
+        parts.append(f'<text x="{LEFT - 10}" y="{y + 4}" text-anchor="end">{escape(label)}</text>')
         parts.append(f'<line class="whisker" x1="{low:.1f}" y1="{y}" x2="{high:.1f}" y2="{y}"/>')
         parts.append(f'<circle class="dot" cx="{value:.1f}" cy="{y}" r="5"/>')
         parts.append(f'<text x="{high + 10:.1f}" y="{y + 4}">{f1.value:.3f}</text>')
