@@ -16,7 +16,8 @@ from pipeline.evaluation.compare import compare, write_comparison
 from pipeline.evaluation.gate import fail_unless_held, gate
 from pipeline.evaluation.metrics import Answer
 from pipeline.evaluation.predictions import Prediction, write_predictions
-from pipeline.evaluation.runs import flatten, side_by_side
+from pipeline.evaluation.provenance import flatten
+from pipeline.evaluation.runs import side_by_side
 from pipeline.evaluation.runs_page import write_page
 from pipeline.load import load_recipe, recipe_file
 from pipeline.run import HOME, RunDir

@@ -100,6 +100,17 @@ def test_cost_and_attempts_come_from_the_records(run: RunDir) -> None:
         assert part in page, part
 
 
+def test_settings_that_were_overridden_stand_beside_the_recipes(run: RunDir) -> None:
+    title = "Settings other than those of the recipe"
+    assert title not in write_report(run).read_text()
+    run.write_resolved(load_recipe(recipe_file(HOME, "smoke"), ["sft.learning_rate=0.0123"]), {"via": "local"})
+    told = write_report(run).read_text().partition(title)[2]
+    assert re.search(r"<td>sft.learning_rate</td><td[^>]*>[0-9.e-]+</td><td[^>]*>0\.0123</td>", told)
+    recipe = load_recipe(recipe_file(HOME, "smoke"), ["sft.learning_rate=0.0123"])
+    run.write_resolved(recipe.model_copy(update={"name": "gone"}), {"via": "local"})
+    assert title not in write_report(run).read_text()
+
+
 def test_steps_are_marked_where_they_stand() -> None:
     steps = [Step(text=t, true=ok, reason="" if ok else "why") for t, ok in
              (("A - B", True), ("A > C", False), ("Check:", False), ("Therefore: No", True))]  # fmt: skip

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.errors import UserError
 from pipeline.evaluation.predictions import Predictions
+from pipeline.load import dump_recipe, load_recipe, recipe_file
 from pipeline.recipe import Recipe
 from pipeline.records import read_json
-from pipeline.run import RunDir
+from pipeline.run import HOME, RunDir
 
 TOKENS = ("num_tokens", "num_input_tokens_seen")
 """What the trainers call the tokens that they have worked through."""
@@ -121,3 +123,24 @@ def data_parts(run: RunDir, fingerprint: str) -> dict[str, dict[str, Any]]:
     summary = read_json(run.dataset(fingerprint) / "summary.json") if fingerprint else None
     parts: dict[str, dict[str, Any]] = (summary or {}).get("parts", {})
     return parts
+
+
+def changed_settings(recipe: Recipe) -> dict[str, tuple[str, str]]:
+    """Settings other than those of the recipe's file as it is now: key -> (there, here); {} when the file is gone."""
+    try:
+        there = flatten(dump_recipe(load_recipe(recipe_file(HOME, recipe.name))))
+    except UserError:
+        return {}
+    here = flatten(dump_recipe(recipe))
+    keys = sorted(there.keys() | here.keys())
+    return {key: (there.get(key, ""), here.get(key, "")) for key in keys if there.get(key) != here.get(key)}
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, str]:
+    """Leaves of a tree of settings as `section.key` -> text."""
+    if isinstance(tree, dict) and tree:
+        found: dict[str, str] = {}
+        for key, value in tree.items():
+            found |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        return found
+    return {prefix: str(tree)}

@@ -49,6 +49,7 @@ def write_report(run: RunDir) -> Path:
         fingerprints={entry.name: done.fingerprint for entry in recipe.stages if (done := run.done(entry.name))},
         parts=provenance.data_parts(run, str(comparison.data.get("fingerprint", ""))) if comparison else {},
         headers={name: each.header for name, each in found.items()},
+        changed=provenance.changed_settings(recipe),
         settings=dump_yaml({**launch, **dump_recipe(recipe)}),
     )
     write_atomic(run.report, page)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pipeline.errors import NeedsMissing, UserError
 from pipeline.evaluation.compare import pair
 from pipeline.evaluation.gate import chosen_model
 from pipeline.evaluation.predictions import Predictions, read_predictions
+from pipeline.evaluation.provenance import flatten
 from pipeline.evaluation.same_rows import Question, aligned, key_of_test
 from pipeline.evaluation.schema import Comparison, Paired, read_comparison
 from pipeline.load import dump_recipe
@@ -92,13 +92,3 @@ def _differing(runs: Sequence[RunDir]) -> dict[str, list[str]]:
     keys = sorted({key for each in flat for key in each})
     found = {key: [each.get(key, "") for each in flat] for key in keys}
     return {key: values for key, values in found.items() if len(set(values)) > 1}
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, str]:
-    """Leaves of a tree of settings as `section.key` -> text."""
-    if isinstance(tree, dict) and tree:
-        found: dict[str, str] = {}
-        for key, value in tree.items():
-            found |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-        return found
-    return {prefix: str(tree)}
