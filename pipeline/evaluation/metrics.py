@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -134,10 +135,16 @@ def resample(per_premise: Counts, resamples: int, seed: int) -> Counts:
 
     The draws depend only on the number of premises and the seed, so two models on the same rows are paired.
     """
-    premises = len(per_premise)
+    weights = _draws(len(per_premise), resamples, seed)
+    totals = weights @ per_premise.astype(np.float64)  # exact, far below 2**53; a product of integers is slow
+    return totals.astype(np.int64)
+
+
+@lru_cache(maxsize=4)
+def _draws(premises: int, resamples: int, seed: int) -> NDArray[np.float64]:
+    """(resamples, premises): how often each premise is drawn."""
     rng = np.random.default_rng(seed)
-    weights = rng.multinomial(premises, np.full(premises, 1 / premises), size=resamples)
-    return np.asarray(weights @ per_premise, dtype=np.int64)
+    return rng.multinomial(premises, np.full(premises, 1 / premises), size=resamples).astype(np.float64)
 
 
 def bootstrap(
