@@ -206,6 +206,7 @@ def test_adapters_go_on_exactly(prepared: RunDir, tmp_path: Path, quantization: 
     tree = read_yaml(HOME / "configs" / "smoke.yaml")
     tree["model"] = {"base": str(prepared.model("base")), "lora": {"dropout": 0.1}, "quantization": quantization}
     tree["model"]["precision"] = "fp32" if quantization == "none" else "bf16"
+    tree["data"]["completions"] = "answer"
     tree["sft"] |= SETTINGS["sft"]
     run.write_resolved(build_recipe("smoke", tree, "smoke.yaml"), {})
     assert launch(run, "preprocess").returncode == 0
