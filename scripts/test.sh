@@ -34,4 +34,5 @@ else
 fi
 
 say "tests"
-exec python -m pytest "$@"
+# most tests of Slurm wait; a file stays in one process, as its tests share a cluster
+exec python -m pytest -n "${TEST_PROCESSES:-3}" --dist loadfile "$@"
