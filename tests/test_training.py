@@ -315,7 +315,9 @@ def test_each_launcher_starts_the_stage_module(launcher: str, starter: str) -> N
     stage = Stage("sft2", "sft", (), {}, (), "")
     more = {"deepspeed": "zero2.json"} if launcher == "deepspeed" else {}
     command = launch_command(stage, Path("/a b/logs/x"), resources(launcher=launcher, **more), 2)
-    assert command == [sys.executable, *starter.split(), "pipeline.stages.sft", "/a b/logs/x", "sft2"]
+    words = [word for word in command if not word.startswith("--master_port=")]  # deepspeed gets a free one
+    assert words == [sys.executable, *starter.split(), "pipeline.stages.sft", "/a b/logs/x", "sft2"]
+    assert (len(words) < len(command)) == (launcher == "deepspeed")
 
 
 def test_one_accelerate_process_is_no_multi_gpu() -> None:
@@ -422,7 +424,8 @@ def test_a_stop_signal_is_recorded_and_ends_every_process(trained: RunDir) -> No
     body.communicate(timeout=60)
     assert body.returncode == 130
     state = trained.state("grpo")
-    assert (state["state"], state["exit_code"], state["reason"]) == ("interrupted", 130, "stopped by SIGTERM")
+    assert (state["state"], state["exit_code"]) == ("interrupted", 130)
+    assert state["reason"].startswith("stopped by SIGTERM")
     assert trained.done("grpo") is None
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
