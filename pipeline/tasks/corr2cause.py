@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.causal import trace
 from pipeline.causal.text import Parsed, read_row, write_row
+from pipeline.tasks.yes_no import Answer, parse_answer
 
 PROMPTS = {
     "default": (
@@ -20,21 +20,6 @@ PROMPTS = {
     "paper": 'Question: {premise}\nCan we deduct the following: {claim}? Just answer "Yes" or "No."\n\nAnswer:',
 }
 """`default` is seed 000's prompt, `paper` that of Jin et al. 2024 (arXiv 2306.05836) for direct answers."""
-
-Answer = Literal["yes", "no"]
-
-_WORD = r"[\"'*\s]*(yes|no)\b(?!\s*(?:or\b|/))"
-_BARE = r"\W*(yes|no(?! [a-z]))\b(?!\s*(?:or\b|/))"
-"""`no` before another word negates that word and answers nothing; `yes or no` repeats the question."""
-
-_ANSWERS = [
-    re.compile(r"therefore[\s*]*(?::" + _WORD + "|,?" + _BARE + ")", re.IGNORECASE),
-    re.compile(r"\\boxed\{\s*(?:\\text\{)?\s*(yes|no)\b", re.IGNORECASE),
-    re.compile(r"answer[\s*]*(?:is\s*:?|:)" + _WORD, re.IGNORECASE),
-    re.compile(r"^\W*(yes|no)\b\W*$", re.IGNORECASE | re.MULTILINE),
-    re.compile(r"\A" + _BARE, re.IGNORECASE),
-]
-"""Where an answer stands, the most explicit form first; of one form the last counts."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +61,6 @@ def _parsed(premise: str, hypothesis: str) -> Parsed:
 def worked(premise: str, hypothesis: str, style: trace.Style) -> str:
     """A completion that reasons to the exact answer (docs/trace.md). Raises UserError when no DAG fits the premise."""
     return trace.write(_parsed(premise, hypothesis), style)
-
-
-def parse_answer(completion: str) -> Answer | None:
-    """Yes or No as the completion finally states it, or None when it states neither."""
-    text = completion.rpartition("</think>")[2].partition("<think>")[0]
-    for pattern in _ANSWERS:
-        found = list(pattern.finditer(text))
-        if found:
-            return "yes" if (found[-1][found[-1].lastindex or 0]).lower() == "yes" else "no"
-    return None
 
 
 def score(completion: str, row: Mapping[str, Any]) -> Score:
