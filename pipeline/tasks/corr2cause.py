@@ -8,7 +8,9 @@ from functools import lru_cache
 from typing import Any
 
 from pipeline.causal import trace
+from pipeline.causal.solver import NoDag
 from pipeline.causal.text import Parsed, read_row, write_row
+from pipeline.errors import UserError
 from pipeline.tasks.yes_no import Answer, parse_answer
 
 PROMPTS = {
@@ -66,14 +68,32 @@ def worked(premise: str, hypothesis: str, style: trace.Style) -> str:
 def score(completion: str, row: Mapping[str, Any]) -> Score:
     """Judge a completion against a row with `premise`, `hypothesis` and `label` (0 or 1).
 
-    An answer that cannot be parsed is incorrect. Steps are those that the trace grammar (docs/trace.md) can read.
+    An answer that cannot be parsed is incorrect. Steps are those that the trace grammar (docs/trace.md) can read; of
+    a premise that no DAG satisfies nothing is true, and none is judged.
     """
-    verdicts = trace.check(completion, _parsed(str(row["premise"]), str(row["hypothesis"])))
+    try:
+        verdicts = trace.check(completion, _parsed(str(row["premise"]), str(row["hypothesis"])))
+    except NoDag:
+        verdicts = []
     steps = tuple(Step(verdict.claim, verdict.holds, verdict.reason) for verdict in verdicts)
-    parsed = parse_answer(completion)
-    if row["label"] not in (0, 1):
-        return Score(None, parsed, steps, f"the label is {row['label']!r}, neither 0 nor 1")
-    wanted: Answer = "yes" if row["label"] == 1 else "no"
+    return _graded(parse_answer(completion), row["label"], steps)
+
+
+def score_published(completion: str, row: Mapping[str, Any]) -> Score:
+    """Judge the answer of a completion against a row as published: `input` and `label` (0 or 1, maybe as text).
+
+    No step is judged, so that rows in any wording can be scored. Raises UserError for a row without the text `input`.
+    """
+    if not isinstance(row.get("input"), str):
+        raise UserError("a row has the text `input` and its `label`", value=str(dict(row))[:60], do="mend this row")
+    label = row.get("label")
+    return _graded(parse_answer(completion), int(label) if label in ("0", "1") else label, ())
+
+
+def _graded(parsed: Answer | None, label: Any, steps: tuple[Step, ...]) -> Score:
+    if label not in (0, 1):
+        return Score(None, parsed, steps, f"the label is {label!r}, neither 0 nor 1")
+    wanted: Answer = "yes" if label == 1 else "no"
     if parsed is None:
         return Score(False, None, steps, "no answer could be parsed")
     return Score(parsed == wanted, parsed, steps, f"answered {parsed}, the label says {wanted}")
