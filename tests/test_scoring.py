@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.errors import UserError
-from pipeline.evaluation.scoring import score_file
+from pipeline.scoring import score_file
 from pipeline.tasks.corr2cause import score, worked
 
 PREMISE = (

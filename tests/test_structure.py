@@ -29,7 +29,7 @@ LAYERS = [
         "snapshot",
     },
     {"training", "tasks", "rewards"},
-    {"submit", "fit", "evaluation", "stages"},
+    {"submit", "fit", "evaluation", "stages", "scoring"},
     {"cli", "show", "verbs", "__main__"},
 ]
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "deepspeed", "vllm"}

@@ -350,7 +350,8 @@ def test_generated_rows_have_no_released_labels() -> None:
 
 def test_answers_about_a_premise_that_no_dag_satisfies_are_graded_and_no_step_of_theirs_is() -> None:
     premise = PREMISE.replace("2 variables", "3 variables").replace("A and B", "A, B and C") + (
-        " A correlates with C. B correlates with C. However, A and B are independent given C. A and C are independent given B."
+        " A correlates with C. B correlates with C. However, A and B are independent given C. "
+        "A and C are independent given B."
     )
     with pytest.raises(UserError, match="no DAG"):
         worked(premise, CLAIM, "full")

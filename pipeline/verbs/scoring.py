@@ -18,7 +18,7 @@ def score(
     out: Annotated[Path, typer.Option(help="write the lines here, with their verdicts")],
 ) -> None:
     """Judge a file of completions, whoever made them: correct, parsed, reason for each line."""
-    from pipeline.evaluation.scoring import score_file  # the task's engine is not for those who only submit
+    from pipeline.scoring import score_file  # the task's engine is not for those who only submit
 
     totals = score_file(task, file, out)
     for number, error in totals.malformed[:MOST_TOLD]:
