@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from math import comb
 from typing import Any
 
-from pipeline.causal import trace
+from pipeline.causal import claims, trace
 from pipeline.causal.solver import NoDag
 from pipeline.causal.text import Parsed, read_row, write_row
 from pipeline.errors import UserError
@@ -41,12 +42,14 @@ class Score:
     parsed: Answer | None
     steps: tuple[Step, ...]
     reason: str
+    least_steps: int = 0
+    """Steps that reasoning of this kind has at least."""
 
     @property
     def true_share(self) -> float:
-        """Share of the reasoning steps before the first false one; 0 without steps."""
+        """Share of the reasoning steps before the first false one, of those that there should be; 0 without steps."""
         before = next((i for i, step in enumerate(self.steps) if not step.true), len(self.steps))
-        return before / len(self.steps) if self.steps else 0.0
+        return before / max(len(self.steps), self.least_steps) if self.steps else 0.0
 
 
 def message(premise: str, hypothesis: str, prompt: str) -> str:
@@ -68,15 +71,21 @@ def worked(premise: str, hypothesis: str, style: trace.Style) -> str:
 def score(completion: str, row: Mapping[str, Any]) -> Score:
     """Judge a completion against a row with `premise`, `hypothesis` and `label` (0 or 1).
 
-    An answer that cannot be parsed is incorrect. Steps are those that the trace grammar (docs/trace.md) can read; of
-    a premise that no DAG satisfies nothing is true, and none is judged.
+    An answer that cannot be parsed is incorrect. Steps are the statements of a trace (docs/trace.md), or the different
+    claims about edges that another text makes: at least as many as there are pairs of variables, lest one claim that
+    is sure to be true be all the reasoning. Of a premise that no DAG satisfies nothing is true, and none is judged.
     """
+    parsed = _parsed(str(row["premise"]), str(row["hypothesis"]))
     try:
-        verdicts = trace.check(completion, _parsed(str(row["premise"]), str(row["hypothesis"])))
+        judged = claims.check(completion, parsed)
     except NoDag:
-        verdicts = []
-    steps = tuple(Step(verdict.claim, verdict.holds, verdict.reason) for verdict in verdicts)
-    return _graded(parse_answer(completion), row["label"], steps)
+        judged = []
+    least = 0
+    if not any(each.kind == "section" for each in judged):
+        judged = list(dict.fromkeys(each for each in judged if each.kind != "conclusion"))
+        least = comb(len(parsed.premise.names), 2)
+    steps = tuple(Step(each.text, each.true, each.reason) for each in judged)
+    return _graded(parse_answer(completion), row["label"], steps, least)
 
 
 def score_published(completion: str, row: Mapping[str, Any]) -> Score:
@@ -87,13 +96,13 @@ def score_published(completion: str, row: Mapping[str, Any]) -> Score:
     if not isinstance(row.get("input"), str):
         raise UserError("a row has the text `input` and its `label`", value=str(dict(row))[:60], do="mend this row")
     label = row.get("label")
-    return _graded(parse_answer(completion), int(label) if label in ("0", "1") else label, ())
+    return _graded(parse_answer(completion), int(label) if label in ("0", "1") else label)
 
 
-def _graded(parsed: Answer | None, label: Any, steps: tuple[Step, ...]) -> Score:
+def _graded(parsed: Answer | None, label: Any, steps: tuple[Step, ...] = (), least: int = 0) -> Score:
     if label not in (0, 1):
-        return Score(None, parsed, steps, f"the label is {label!r}, neither 0 nor 1")
+        return Score(None, parsed, steps, f"the label is {label!r}, neither 0 nor 1", least)
     wanted: Answer = "yes" if label == 1 else "no"
     if parsed is None:
-        return Score(False, None, steps, "no answer could be parsed")
-    return Score(parsed == wanted, parsed, steps, f"answered {parsed}, the label says {wanted}")
+        return Score(False, None, steps, "no answer could be parsed", least)
+    return Score(parsed == wanted, parsed, steps, f"answered {parsed}, the label says {wanted}", least)
