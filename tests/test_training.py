@@ -279,9 +279,12 @@ def test_both_ends_are_taken_for_an_end(base: Path) -> None:
         ({"kl": 1.0}, []),
         ({"kl": None}, []),
         ({"share_yes": 1.0}, ["answers are one-sided: nearly all Yes"]),
-        ({"share_yes": 0.0}, ["answers are one-sided: nearly all No"]),
-        ({"share_yes": 0.97}, []),
-        ({"loss": float("inf"), "grad_norm": 0, "share_yes": 0}, ["loss is", "the gradient", "answers are one-sided"]),
+        ({"share_no": 0.99, "unparsable": 0.01}, ["answers are one-sided: nearly all No"]),
+        ({"share_yes": 0.0, "share_no": 0.0, "unparsable": 1.0}, ["answers can hardly ever be parsed"]),
+        ({"dev_share_no": 1.0}, ["answers on dev rows are one-sided: nearly all No"]),
+        ({"dev_unparsable": 0.99}, ["answers on dev rows can hardly ever be parsed"]),
+        ({"share_yes": 0.97, "share_no": 0.03, "dev_share_yes": 0.0}, []),
+        ({"loss": float("inf"), "grad_norm": 0, "share_no": 1}, ["loss is", "the gradient", "answers are one-sided"]),
     ],
 )
 def test_health_warnings(logs: dict[str, Any], told: list[str]) -> None:
