@@ -44,6 +44,7 @@ def verbs() -> set[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code. A recipe's name in place of a verb means `run`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    show.console.stderr = False  # a call before this one in the same process may have sent words there
     try:
         if words and not words[0].startswith("-") and words[0] not in verbs():
             words = _as_run(words)
