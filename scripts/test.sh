@@ -3,6 +3,7 @@
 #
 #   bash scripts/test.sh               all
 #   bash scripts/test.sh tests/test_x.py -k word     these tests only, after the same checks
+#   bash scripts/test.sh -m ""         also the long ones (further cases); bash scripts/chaos.sh is a suite of its own
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -113,11 +113,11 @@ def interrupt(run: RunDir, stage: str, name: str, moment: str, step: int) -> Non
     ("stage", "name", "moment", "step", "saved"),
     [
         ("sft", "SIGTERM", "step", 5, 5),
-        ("sft", "SIGUSR1", "step", 8, 8),
-        ("sft", "SIGKILL", "step", 7, 4),
+        pytest.param("sft", "SIGUSR1", "step", 8, 8, marks=pytest.mark.long),
+        pytest.param("sft", "SIGKILL", "step", 7, 4, marks=pytest.mark.long),
         ("sft", "SIGKILL", "save", 8, 4),
         ("grpo", "SIGTERM", "step", 17, 18),
-        ("grpo", "SIGUSR1", "step", 3, 4),
+        pytest.param("grpo", "SIGUSR1", "step", 3, 4, marks=pytest.mark.long),
         ("grpo", "SIGKILL", "step", 11, 8),
     ],
 )
