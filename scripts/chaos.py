@@ -186,9 +186,9 @@ def lost_steps(run: RunDir) -> int:
     return lost
 
 
-def summary() -> str:
+def summary(record: Path) -> str:
     """All rounds so far: how they ended, which faults there were, what mended them."""
-    rounds = [json.loads(line) for line in RECORD.read_text(encoding="utf-8").splitlines()] if RECORD.exists() else []
+    rounds = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()] if record.exists() else []
     faults: Counter[str] = Counter(re.sub(r"\d+\S*", "N", fault) for each in rounds for fault in each["faults"])
     mended = Counter(re.sub(r" .*", "", verb) for each in rounds for verb in each["mended_by"])
     good = sum(each["outcome"] == "same" for each in rounds)
@@ -210,9 +210,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--summary", action="store_true")
+    parser.add_argument("--record", type=Path, default=RECORD, help="where the rounds are added")
     given = parser.parse_args()
     if given.summary:
-        print(summary())
+        print(summary(given.record))
         return 0
     if reason := unavailable():
         print(f"no Slurm here: {reason}", file=sys.stderr)
@@ -231,8 +232,7 @@ def main() -> int:
         arena.expected = arena.result("calm")
         for number in range(1, given.rounds + 1):
             found = {"seed": seed, **chaos_round(arena, number, random.Random(f"{seed} {number}"))}
-            RECORD.parent.mkdir(exist_ok=True)
-            append_json(RECORD, found)
+            append_json(given.record, found)
             bad += found["outcome"] != "same"
             print(
                 f"round {number}: {found['outcome']} ({'; '.join(found['faults'])}; {found['seconds']} s)", flush=True
