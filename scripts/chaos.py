@@ -37,6 +37,8 @@ MENDED = 6
 """How often a round may call `retry` or `run` before it counts as lost."""
 LONGEST = 420.0
 """Seconds after which a round is stuck."""
+STUCK = 40.0
+"""Seconds after which a queue that does not move counts as quiet."""
 STEP = re.compile(r"^step (\d+)/", re.MULTILINE)
 BAD = ("failed", "interrupted", "cancelled", "blocked", "not submitted", "not started", "ended, cause unknown")
 
@@ -96,13 +98,18 @@ class Arena:
         return found | {"models": comparison["models"], "baselines": comparison["baselines"]}
 
     def until_quiet(self, name: str, end: float) -> dict[str, str]:
-        """Wait until no stage is queued, waiting or running; the states."""
+        """Wait until no stage is queued, waiting or running, or for a while none runs and one has come to grief.
+
+        A slurmctld that was killed may hold a job that it believes to have been cancelled: that waits for ever.
+        """
+        stuck = 0.0
         while True:
             states = self.states(name)
-            if states and not {"queued", "waiting", "running"} & set(states.values()):
+            alive = {"queued", "waiting", "running"} & set(states.values())
+            if states and (not alive or stuck > STUCK or time.monotonic() > end):
                 return states
-            if time.monotonic() > end:
-                return states
+            grief = "running" not in alive and any(state in BAD for state in states.values())
+            stuck = stuck + 2 if grief else 0.0
             time.sleep(1)
 
 
