@@ -132,12 +132,20 @@ def node_down(target: Target) -> str | None:
 
 
 def controller_restart(target: Target) -> str | None:
-    """kill -9 of slurmctld, and a new one."""
+    """slurmctld is stopped as an administrator stops it, its state saved, and started again after a while.
+
+    Killed with -9 it forgets what it learned in the last seconds: jobs that nothing can bring back (docs/reliability.md).
+    """
     pid, _ = target.cluster.processes["slurmctld"]
-    _kill([pid])
+    os.kill(pid, signal.SIGTERM)
+    wait_until("slurmctld has ended", lambda: not Path(f"/proc/{pid}/cmdline").exists() or _is_zombie(pid))
     time.sleep(target.rng.uniform(0.5, 4))
     target.cluster.start_controller()
-    return "slurmctld killed and started"
+    return "slurmctld restarted"
+
+
+def _is_zombie(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def full_disk(target: Target) -> str | None:
