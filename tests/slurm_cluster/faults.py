@@ -134,7 +134,7 @@ def node_down(target: Target) -> str | None:
 def controller_restart(target: Target) -> str | None:
     """slurmctld is stopped as an administrator stops it, its state saved, and started again after a while.
 
-    Killed with -9 it forgets what it learned in the last seconds: jobs that nothing can bring back (docs/reliability.md).
+    Killed with -9 it forgets the last seconds, jobs among them, and nothing brings those back (docs/reliability.md).
     """
     pid, _ = target.cluster.processes["slurmctld"]
     os.kill(pid, signal.SIGTERM)
