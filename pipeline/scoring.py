@@ -50,15 +50,20 @@ class Totals:
     """Line numbers from 1, and what is wrong with them."""
 
 
-def score_file(task: str, path: Path, out: Path) -> Totals:
+def score_file(task: str, path: Path, out: Path | None) -> Totals:
     """Write each line of `path` to `out` with `correct`, `parsed` and `reason`; `out` appears when it is whole.
 
-    A malformed line becomes `{"line": number, "error": ...}` and ends nothing. Raises UserError for an unknown task, a
-    file that cannot be read or has no line, and an output that cannot be written.
+    Without `out` the lines go to standard output, each as soon as it is judged. A malformed line becomes
+    `{"line": number, "error": ...}` and ends nothing. Raises UserError for an unknown task, a file that cannot be read
+    or has no line, and an output that cannot be written.
     """
     if task not in TASKS:
         raise UserError("unknown task", value=task, where="score TASK", do=nearest(task, TASKS))
     totals = Totals()
+    if out is None:
+        for scored in _scored(task, path, totals):
+            print(json.dumps(scored))
+        return totals
     draft = out.with_name(f".{out.name}.partial")
     try:
         with draft.open("w", encoding="utf-8") as file:

@@ -106,6 +106,17 @@ def test_many_malformed_lines_are_not_all_told(tmp_path: Path, capsys: pytest.Ca
     assert "line 10: " in told and "line 11: " not in told and "40 malformed lines more" in told
 
 
+def test_without_a_file_for_them_the_lines_go_to_standard_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = scored(tmp_path, line("Therefore: No"), "x", code=1)
+    capsys.readouterr()
+    assert main(["score", "corr2cause", str(tmp_path / "in.jsonl")]) == 1
+    told = capsys.readouterr()
+    assert [json.loads(each) for each in told.out.splitlines()] == found
+    assert "1 malformed: standard output" in told.err
+
+
 def test_odd_texts_survive(tmp_path: Path) -> None:
     odd = ["\ud800 Therefore: No", "a\u2028b\x85c\r\nTherefore: No", "因为。Therefore：No", "\x00 Therefore: No"]
     found = scored(tmp_path, b"\xef\xbb\xbf" + line(odd[0]).encode(), *map(line, odd[1:]))
@@ -126,7 +137,6 @@ def test_windows_line_ends_and_a_last_newline_are_no_matter(tmp_path: Path) -> N
         (["corr2cause", "empty.jsonl", "--out", "out.jsonl"], "a file without lines"),
         (["corr2cause", "in.jsonl", "--out", "no/such/out.jsonl"], "cannot write"),
         (["corr2cause", "in.jsonl", "--out", "folder"], "cannot write"),
-        (["corr2cause", "in.jsonl"], "--out"),
     ],
 )
 def test_what_cannot_be_done_leaves_no_output(

@@ -22,8 +22,8 @@ _AFTER_NO = (
     "and|as|because|but|due|for|given|hence|i|if|is|it|no|not|nothing|or|since|so|that|the|there|therefore|these|they|"
     "this|thus|we|when|which|while|yes"
 )
-_WORD = rf"\b(?:yes|no(?![^\S\n]+(?!(?:{_AFTER_NO})\b)(?-i:[a-z]{{2,}})))\b"
-"""`no` before another word, as in `no path`, negates that word and answers nothing."""
+_WORD = rf"\b(?:yes|no(?!\.\d|[^\S\n]+(?!(?:{_AFTER_NO})\b)(?-i:[a-z]{{2,}}|[A-Z]{{2,}}\b)))\b(?!-\w)"
+"""`no` before another word, as in `no path` or `no DAG`, negates that word and answers nothing; nor does `no-one`."""
 
 _USED = r"(?!\W*\?|\s+(?:if|unless|is(?! the| my)|would|could|cannot|can|requires|needs|when)\b)"
 """What follows an answer that is asked for or talked about: `yes?`, `yes if B is a cause`, `yes would be wrong`."""
@@ -33,13 +33,13 @@ _FILLER = (
     r"only|our|probably|remains|say|should|simply|still|surely|that|the|then|this|to|was|we|with|would)\b)*?"
 )
 _STATED = re.compile(
-    r"\b(?:therefore|thus|hence|answer|conclusion|conclude|verdict|decision|judge?ment|f?box(?:ed)?)s?\b"
+    r"\b(?:therefore|thus|hence|answer|conclusion|conclude|verdict|decision|correction|judge?ment|f?box(?:ed)?)s?\b"
     rf"(?: to\b[^.:;?!\n]{{1,120}}?(?=\bis\b))?{_FILLER}"
     rf"(?P<negated>\b(?:not|never|cannot)\b{_FILLER})?(?P<word>{_WORD}){_USED}",
     re.IGNORECASE,
 )
 _SAID = re.compile(
-    rf"\b(?:actually|finally|instead|rather|so|sorry|ultimately|wait)\W+(?P<word>{_WORD})\s*(?:[.!。]|$)",
+    rf"\b(?:actually|finally|i mean|instead|rather|so|sorry|ultimately|wait)\W+(?P<word>{_WORD})\s*(?:[.!。]|$)",
     re.IGNORECASE | re.MULTILINE,
 )
 _CORRECTED = re.compile(rf"\W*(?:\b(?:but|instead|is|it|rather|s)\b\W*)+(?P<word>{_WORD}){_USED}", re.IGNORECASE)
@@ -47,19 +47,23 @@ _CORRECTED = re.compile(rf"\W*(?:\b(?:but|instead|is|it|rather|s)\b\W*)+(?P<word
 
 _NOT_MEANT = re.compile(
     r"\b(?:if|whether|unless|when|suppose|supposing|assume|assuming|imagine|doubt|had|not|cannot|could|may|might|"
-    r"not (?:think|believe|say|mean|true|imply|sure|certain|clear|the case))\s+"
+    r"not (?:think|believe|say|mean|true|imply|sure|certain|clear|the case)|(?:may|might|would) (?:argue|say|think)|"
+    r"(?:at first|first|initially|originally) (?:believed|guessed|said|thought))\s+"
     r"(?:(?:if|whether|that|the|my|our|an|final|correct|right|true)\s+)*\Z",
     re.IGNORECASE,
 )
 _LOOKED_BACK = 60
 """Characters before a statement in which `if` or `I do not think that` would take it back."""
+_SUPPOSED = re.compile(r"\bif\b[^.!?;\n]*\Z", re.IGNORECASE)
+_WOULD = re.compile(r"\bwould be\b", re.IGNORECASE)
+"""`if C were removed the answer would be no` is about another question."""
 
 _OR = r"[^\w\n]{0,4}(?:\b(?:or|and|nor)\b|[-–—/|,&])[^\w\n]{0,4}"
 _BOTH = re.compile(rf"\byes{_OR}{_WORD}(?<=no)|\bno{_OR}yes\b", re.IGNORECASE)
 """`yes or no`, `Yes/No`: the question repeated, or no decision."""
 
 _ALONE = re.compile(rf"^[^\w\n]*(?P<word>{_WORD})[^\w\n]*$", re.IGNORECASE | re.MULTILINE)
-_LAST = re.compile(rf"[.!?。]\W{{0,9}}(?P<word>{_WORD})[^\w?]*\Z", re.IGNORECASE)
+_LAST = re.compile(rf"(?:[.!?。]|[^\x00-\x7f]\s*:)\W{{0,9}}(?P<word>{_WORD})[^\w?]*\Z", re.IGNORECASE)
 _FIRST = re.compile(rf"\A\W*(?P<word>{_WORD}){_USED}", re.IGNORECASE)
 
 _NEXT = re.compile(r"^[^\w\n]*(?:question|premise|premise and hypothesis|user|human)\s*:", re.IGNORECASE | re.MULTILINE)
@@ -99,7 +103,8 @@ def _answer_of(text: str) -> Answer | None:
 
 
 def _is_meant(found: re.Match[str], text: str) -> bool:
-    return not _NOT_MEANT.search(text[max(0, found.start() - _LOOKED_BACK) : found.start()])
+    before = text[max(0, found.start() - _LOOKED_BACK) : found.start()]
+    return not (_NOT_MEANT.search(before) or (_WOULD.search(found[0]) and _SUPPOSED.search(before)))
 
 
 def _word(found: re.Match[str] | None) -> Answer | None:

@@ -15,7 +15,7 @@ MOST_TOLD = 10
 def score(
     task: Annotated[str, typer.Argument(help="corr2cause")],
     file: Annotated[Path, typer.Argument(help='JSON lines {"row": {...}, "completion": "..."}')],
-    out: Annotated[Path, typer.Option(help="write the lines here, with their verdicts")],
+    out: Annotated[Path | None, typer.Option(help="write the lines here; else to standard output")] = None,
 ) -> None:
     """Judge a file of completions, whoever made them: correct, parsed, reason for each line."""
     from pipeline.scoring import score_file  # the task's engine is not for those who only submit
@@ -28,7 +28,7 @@ def score(
     counts = totals.verdicts
     print(
         f"{counts[True]:,} correct, {counts[False]:,} incorrect, {counts[None]:,} cannot be graded; "
-        f"{totals.unparsable:,} without an answer; {len(totals.malformed):,} malformed: {out}",
+        f"{totals.unparsable:,} without an answer; {len(totals.malformed):,} malformed: {out or 'standard output'}",
         file=sys.stderr,
     )
     if totals.malformed:
