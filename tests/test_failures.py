@@ -85,6 +85,12 @@ def test_a_process_that_the_kernel_killed_says_nothing_itself() -> None:
     assert found is not None and found.kind == "memory"
 
 
+def test_srun_names_the_node_that_is_gone() -> None:
+    told = "srun: error: Task launch for StepId=4.1 failed on node n2: Communication connection failure\n"
+    found = classify([printed(RAISED["network"][0]) + told])
+    assert found is not None and (found.kind, found.node) == ("node", "n2")
+
+
 def test_kills_are_counted_in_the_control_group(tmp_path: Path) -> None:
     group, proc = tmp_path / "memory" / "slurm" / "job_7", tmp_path / "cgroup"
     group.mkdir(parents=True)

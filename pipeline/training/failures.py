@@ -40,12 +40,17 @@ KILLED = re.compile(r"oom[-_]kill event|Out Of Memory$|srun: error: .*Out Of Mem
 """How Slurm says that a step's process was killed for memory."""
 
 
+NODE_GONE = re.compile(r"^srun: error: .*(?:failed on node (\S+?):|Node failure on (\S+)).*$", re.M)
+"""How srun says that it could not start a stage's processes on a node, or lost them with it."""
+
+
 @dataclass(frozen=True)
 class Failure:
-    """What a stage failed of, and the words that say so."""
+    """What a stage failed of, and the words that say so. `node`: the one that they blame, else "" for one's own."""
 
     kind: Kind
     evidence: str
+    node: str = ""
 
 
 def classify(texts: list[str], *, oom_killed: bool = False) -> Failure | None:
@@ -55,6 +60,9 @@ def classify(texts: list[str], *, oom_killed: bool = False) -> Failure | None:
     where one process ends by a mistake, the others see a broken network.
     """
     found: list[Failure] = []
+    gone = next((match for text in texts if (match := NODE_GONE.search(text))), None)
+    if gone:
+        return Failure("node", gone[0][:300], gone[1] or gone[2])
     for text in texts:
         for match in EXCEPTION.finditer(text):
             if match[1].rpartition(".")[2] in LAUNCHERS:

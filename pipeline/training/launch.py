@@ -109,7 +109,7 @@ def find_remedy(run: RunDir, recipe: Recipe, name: str, attempt: int, *, oom_kil
     failure = classify(read_logs(run.attempt_log(name, attempt).parent), oom_killed=oom_killed)
     if failure is None:
         return None
-    node = os.environ.get("SLURMD_NODENAME", "")
+    node = failure.node or os.environ.get("SLURMD_NODENAME", "")
     remedy = propose(recipe, name, attempt, failure.kind, failure.evidence, node, run.remedies(name))
     if remedy and (remedy.same_job or node):  # without Slurm nobody gives more memory or another node
         run.add_remedy(remedy)

@@ -17,8 +17,8 @@ from pipeline.recipe import Resources
 from pipeline.run import HOME
 from pipeline.training.ranks import cpus_at_hand
 
-DEBUG = {"NCCL_DEBUG": "INFO", "TORCH_DISTRIBUTED_DEBUG": "DETAIL", "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000"}
-"""What tells more of a broken network between the processes."""
+DEBUG = {"NCCL_DEBUG": "INFO", "TORCH_DISTRIBUTED_DEBUG": "INFO", "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000"}
+"""What tells more of a broken network between the processes. DETAIL would: gloo crashes with it (torch 2.13, CPU)."""
 
 
 def gpus_at_hand() -> int:
