@@ -15,7 +15,7 @@ RANK = r"^(?:\[?rank ?\d+\]?: ?)?"
 NAME = r"((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Failed|Missing|Interrupt))"
 EXCEPTION = re.compile(RANK + NAME + r"(?:: ?(.*))?$", re.M)
 """The line that ends a traceback."""
-LAUNCHERS = ("ChildFailedError", "CalledProcessError", "SignalException", "RendezvousClosedError")
+LAUNCHERS = ("ChildFailedError", "CalledProcessError", "SignalException")
 """Exceptions of torchrun, accelerate and deepspeed themselves, which say only that a process failed."""
 PATTERNS: tuple[tuple[Kind, str], ...] = (
     ("GPU memory", r"OutOfMemoryError: .*(CUDA|HIP|GPU|out of memory)"),
@@ -30,7 +30,7 @@ PATTERNS: tuple[tuple[Kind, str], ...] = (
     ("node", r"RuntimeError: (No CUDA GPUs are available|CUDA driver initialization failed|CUDA unknown error|"
              r"Unexpected error from cudaGetDeviceCount)"),
     ("node", r"OSError: \[Errno (5|116|121)\]"),
-    ("network", r"Dist(Backend|Network|Store)Error: "),
+    ("network", r"(Dist(Backend|Network|Store)|Rendezvous(Connection|Closed|Timeout|State))Error: "),
     ("network", r"RuntimeError: .*(gloo|NCCL|ncclInternalError|ncclSystemError|ncclRemoteError)"),
     ("network", r"RuntimeError: .*(Connection (closed|reset) by peer|Connection refused|collective operation timeout)"),
     ("network", r"RuntimeError: .*Timed out waiting \d+ms for (recv|send) operation"),

@@ -42,20 +42,20 @@ def processes(resources: Resources, gpus: int) -> int:
 
 
 def launch_command(stage: Stage, logs: Path, resources: Resources, count: int) -> list[str]:
-    """The command line that starts a stage's processes with the launcher of its resources: `count` on each node."""
+    """The command line that starts a stage's processes with the launcher of its resources: `count` on each node.
+
+    DeepSpeed's own launcher kills the ranks at SIGTERM, before they can save; torchrun starts them as well.
+    """
     work = [stage.module, str(logs), stage.name]
     if resources.nodes > 1:
         return _over_nodes(resources, count, work)
     match resources.launcher:
-        case "torchrun":
+        case "torchrun" | "deepspeed":
             starter = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"]
         case "accelerate":
             several = ["--multi_gpu"] if count > 1 else []
             starter = ["-m", "accelerate.commands.launch", *several, f"--num_processes={count}", "--num_machines=1"]
             starter += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "-m"]
-        case "deepspeed":
-            starter = ["-m", "deepspeed.launcher.runner", f"--num_gpus={count}", "--no_local_rank", "--module"]
-            starter += [f"--master_port={free_port()}"]
         case _:
             starter = ["-m"]
     return [sys.executable, *starter, *work]
