@@ -87,12 +87,16 @@ def pinned(recipe: Recipe, run: RunDir) -> Recipe:
     return recipe
 
 
-def check_cached(recipe: Recipe, run: RunDir, environment: Mapping[str, str]) -> None:
-    """That all which the recipe takes from the hub is in the cache, whole. Raises UserErrors that name `prefetch`."""
-    raise_all([error for item in hub_items(recipe) if (error := _missing(run, item, environment))])
+def check_cached(recipe: Recipe, run: RunDir, environment: Mapping[str, str], *, data: bool) -> None:
+    """That what the recipe takes from the hub is in the cache, whole: its model, and its data set where `data` is true.
+
+    Raises UserErrors that name `prefetch`.
+    """
+    items = [item for item in hub_items(recipe) if data or item.kind == "model"]
+    raise_all([error for item in items if (error := _missing(recipe, run, item, environment))])
 
 
-def _missing(run: RunDir, item: Item, environment: Mapping[str, str]) -> UserError | None:
+def _missing(recipe: Recipe, run: RunDir, item: Item, environment: Mapping[str, str]) -> UserError | None:
     what = "model" if item.kind == "model" else "data set"
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", item.name):
         return UserError(
@@ -108,7 +112,7 @@ def _missing(run: RunDir, item: Item, environment: Mapping[str, str]) -> UserErr
         return None
     return UserError(
         told, value=f"{item.name} at {item.revision}", where=f"{item.key}; cache {hub_cache(environment)}",
-        do=f"jobs have no network: run `prefetch {run.name}` first, where there is one"
+        do=f"jobs have no network: run `prefetch {recipe.name}` first, where there is one"
     )  # fmt: skip
 
 

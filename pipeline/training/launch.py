@@ -22,12 +22,13 @@ from typing import Any
 from pipeline import dag
 from pipeline.dag import Stage
 from pipeline.errors import NeedsMissing, PipelineError
-from pipeline.recipe import Recipe, Resources
+from pipeline.recipe import KINDS, Recipe, Resources
 from pipeline.records import first_difference, remove
 from pipeline.run import HOME, RunDir, now
 from pipeline.snapshot import check_snapshot
 from pipeline.training import checkpoints
 from pipeline.training.child import Child
+from pipeline.training.hub import OFFLINE, check_cached
 from pipeline.training.own_job import why_stopped
 from pipeline.training.ranks import cpus_at_hand
 from pipeline.training.requeue import progress, refuse_stalling, requeue
@@ -82,8 +83,8 @@ def free_port() -> int:
 
 
 def process_environment(count: int, attempt_folder: Path) -> dict[str, str]:
-    """The environment of a stage's processes: threads shared out, output not held back."""
-    defaults = {"OMP_NUM_THREADS": str(max(1, cpus_at_hand() // count)), "OMP_WAIT_POLICY": "PASSIVE"}
+    """The environment of a stage's processes: threads shared out, output not held back, the hub offline."""
+    threads = {"OMP_NUM_THREADS": str(max(1, cpus_at_hand() // count)), "OMP_WAIT_POLICY": "PASSIVE"}
     paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
     always = {
         "PYTHONPATH": os.pathsep.join(paths),
@@ -92,7 +93,7 @@ def process_environment(count: int, attempt_folder: Path) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "PET_SIGNALS_TO_HANDLE": "SIGHUP",  # torchrun and accelerate leave a stop to the ranks, which save first
     }
-    return {**defaults, **os.environ, **always}
+    return {**threads, **OFFLINE, **os.environ, **always}
 
 
 def verify_needs(run: RunDir, stages: dict[str, Stage], name: str) -> None:
@@ -131,6 +132,7 @@ def execute(run: RunDir, name: str) -> int:
     try:
         check_snapshot()
         verify_needs(run, stages, name)
+        check_cached(recipe, run, os.environ, data=KINDS[stage.kind].makes == "dataset")
         code, reason = work(run, recipe, stage, child, attempt)
     except PipelineError as error:
         code, reason = error.exit_code, str(error)

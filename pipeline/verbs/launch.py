@@ -14,7 +14,17 @@ from pipeline.submit import slurm
 from pipeline.submit.plan import Choice, Plan, make_plan
 from pipeline.submit.render import render_all
 from pipeline.submit.retry import retry_run
-from pipeline.submit.start import Via, active, default_via, has_gaps, resolve, resolve_for_job, start, start_over
+from pipeline.submit.start import (
+    Via,
+    active,
+    check_ready,
+    default_via,
+    has_gaps,
+    resolve,
+    resolve_for_job,
+    start,
+    start_over,
+)
 from pipeline.submit.transaction import adopt, cancel_run
 from pipeline.verbs.arguments import (
     AsJson,
@@ -53,7 +63,7 @@ def run(
         return
     way = _via(via)
     if fresh or not folder.logs.exists():
-        make_plan(settings, folder, cluster, choice)  # what is wrong is told before folders are deleted or made
+        check_ready(make_plan(settings, folder, cluster, choice))  # told before folders are deleted or made
     with folder.locked():
         if fresh:
             start_over(folder, settings, show.console)
