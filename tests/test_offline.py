@@ -188,14 +188,3 @@ def test_a_hub_that_does_not_answer_is_named(project: Offline) -> None:
 
 def test_a_recipe_without_the_hub_needs_no_prefetch(project: Offline) -> None:
     assert "takes nothing from the hub" in project.works("prefetch", "smoke")
-
-
-SECRET = "0123456789abcdef" * 3
-STOP_AFTER = """
-import os, signal
-from transformers import TrainerCallback
-class Stop(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == {step}:
-            os.kill(os.getpid(), signal.SIGUSR1)
-"""

@@ -31,7 +31,11 @@ def track(trainer: Any, recipe: Recipe, run: RunDir, stage: str, fingerprint: st
 
 
 class TrackingCallback(TrainerCallback):  # type: ignore[misc]
-    """Logs what the trainer logs, at the trainer's step, so that the attempts of a stage make one history."""
+    """Logs what the trainer logs, at the trainer's step, so that the attempts of a stage make one history.
+
+    Offline every attempt begins with all that metrics.jsonl holds: an attempt that is killed loses what wandb had not
+    written yet, and the newest folder alone is the whole history, each step once.
+    """
 
     def __init__(self, recipe: Recipe, run: RunDir, stage: str, identity: str) -> None:
         self.recipe, self.run, self.stage, self.identity = recipe, run, stage, identity
@@ -43,26 +47,32 @@ class TrackingCallback(TrainerCallback):  # type: ignore[misc]
             return
         import wandb
 
+        mode = os.environ.get("WANDB_MODE") or "offline"
         self.tracker = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or self.recipe.tracking.project,
             id=self.identity,
-            resume="allow",
+            resume="allow" if mode == "online" else None,
             name=f"{self.run.name}-{self.stage}",
             group=self.run.name,
             job_type=self.stage,
             dir=str(self.run.stage(self.stage)),
-            mode=os.environ.get("WANDB_MODE") or "offline",  # type: ignore[arg-type]
+            mode=mode,  # type: ignore[arg-type]
             config=dump_recipe(self.recipe),
             # addresses of repositories, programs and output may hold what nobody meant to publish
             settings=wandb.Settings(console="off", disable_git=True, disable_code=True, x_disable_meta=True),
         )
+        for line in self.run.read_metrics(self.stage) if mode != "online" else []:
+            if "step" in line:
+                self._send({key: value for key, value in line.items() if key != "step"}, line["step"])
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Send the numbers of one log."""
         if self.tracker is not None and logs:
-            values = {key: value for key, value in logs.items() if isinstance(value, int | float)}
-            finite = {key: value for key, value in values.items() if math.isfinite(value)}
-            self.tracker.log(finite, step=state.global_step)
+            self._send(logs, state.global_step)
+
+    def _send(self, values: dict[str, Any], step: int) -> None:
+        numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
+        self.tracker.log({key: value for key, value in numbers.items() if math.isfinite(value)}, step=step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """End the run. A stage that stops before leaves that to the end of its process."""

@@ -7,7 +7,7 @@ from pipeline.cluster import load_cluster
 from pipeline.submit.prefetch import prefetch as prefetch_all
 from pipeline.submit.start import resolve
 from pipeline.submit.status import status as status_of
-from pipeline.submit.sync import send, unsent
+from pipeline.submit.sync import offline_folders, send_newest
 from pipeline.verbs.arguments import (
     AsJson,
     Overrides,
@@ -41,14 +41,13 @@ def sync(name: RunArgument, as_json: AsJson = False) -> None:
     cluster = load_cluster()
     running = {each.stage for each in status_of(folder, settings) if each.state == "running"}
     sent: list[str] = []
-    for stage, paths in unsent(folder, settings).items():
+    for stage in settings.training_stages():
+        folders = offline_folders(folder, stage)
         if stage in running:
             show.console.print(f"{stage} is at work: sync again when it is done", markup=False)
-            continue
-        for path in paths:
-            send(path, cluster)
-            sent.append(str(path.parent))
-            show.console.print(f"sent {stage}: {path.parent}", markup=False, soft_wrap=True)
+        elif folders and (path := send_newest(folders, cluster)):
+            sent.append(str(path))
+            show.console.print(f"sent {stage}: {path}", markup=False, soft_wrap=True)
     if not sent and not running:
         show.console.print("nothing to send: no stage of this run tracked anything that was not sent", markup=False)
     if as_json:
