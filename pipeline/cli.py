@@ -12,12 +12,13 @@ from pipeline.errors import PipelineError, UserError, UserErrors
 from pipeline.load import recipe_file, recipe_names
 from pipeline.run import HOME
 from pipeline.settings import nearest
-from pipeline.verbs import hub, launch, site, watch
+from pipeline.verbs import hub, launch, results, scoring, site, watch
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 VERBS: tuple[Callable[..., None], ...] = (
     launch.run, launch.plan, hub.prefetch, watch.status, watch.why, watch.logs, launch.cancel, launch.retry,
-    watch.evaluate, watch.report, hub.sync, site.init, site.doctor, launch.render,
+    watch.evaluate, scoring.score, watch.report, results.compare, results.gate, hub.sync, site.init, site.doctor,
+    launch.render,
 )  # fmt: skip
 """In the order in which `--help` lists them."""
 for verb in VERBS:
@@ -44,6 +45,7 @@ def verbs() -> set[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code. A recipe's name in place of a verb means `run`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    show.console.stderr = False  # a call before this one in the same process may have sent words there
     try:
         if words and not words[0].startswith("-") and words[0] not in verbs():
             words = _as_run(words)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.recipe_data import Data
+from pipeline.recipe_rewards import Rewards
 from pipeline.settings import Count, Positive, Section, Share, Tree
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -99,19 +100,6 @@ class Sft(StageSettings):
     micro_batch_size: Positive = 8
     """Most rows a process takes at once; accumulation fills the global batch."""
     checkpoint: Checkpoints = Checkpoints()
-
-
-class Rewards(Section):
-    """Weights of the parts of the GRPO reward; a part with weight 0 is logged but does not count."""
-
-    correct_reward: float = 1.0
-    incorrect_reward: float = -1.0
-    """Also for an answer that cannot be parsed; those are counted apart."""
-    reasoning_length_bonus: float = 0.0
-    """For each reasoning step, up to max_bonus_steps. A model can earn it by writing more, true or not."""
-    max_bonus_steps: Count = 10
-    true_steps: float = 0.5
-    """Times the share of reasoning steps, up to the first false one, that the causal engine finds true."""
 
 
 class Guard(Section):
@@ -264,3 +252,12 @@ class Recipe(Section):
     def trainer_options(self, name: str) -> Tree:
         """The trainer's options of a training stage's section, as they go to SFTConfig or GRPOConfig."""
         return {k: v for k, v in self.sections[name].items() if k not in KINDS[self.stage(name).kind].model_fields}
+
+    def warnings(self) -> list[str]:
+        """What is allowed but known to go wrong, one line each, with its place."""
+        return [
+            f"{entry.name}.rewards: {told}"
+            for entry in self.stages
+            if entry.kind == "grpo"
+            for told in self.own(entry.name).rewards.warnings(self.data.balance, self.trainer_options(entry.name))
+        ]

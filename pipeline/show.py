@@ -16,6 +16,7 @@ from rich.text import Text
 
 from pipeline.evaluation.schema import read_comparison
 from pipeline.evaluation.summary import difference_lines, result_table
+from pipeline.recipe import Recipe
 from pipeline.run import RunDir
 from pipeline.submit.doctor import Check
 from pipeline.submit.look import Look
@@ -50,6 +51,18 @@ def states_table(found: list[StageStatus], seen: Look | None = None) -> Group:
     return Group(table, *(Text(line) for line in lines))
 
 
+def health(run: RunDir, recipe: Recipe) -> None:
+    """What the training health checks found, a line each."""
+    for stage in recipe.training_stages():
+        for found in health_found(run, stage):
+            console.print(f"warning: {stage}: {found}", markup=False, soft_wrap=True)
+
+
+def health_found(run: RunDir, stage: str) -> list[str]:
+    """What a stage's training health checks have found, with the step, in that order."""
+    return [f"{line['health']} (step {line['step']})" for line in run.read_metrics(stage) if "health" in line]
+
+
 def check(found: Check) -> None:
     """One thing that `doctor` looked at, and the fix for it."""
     word = {True: "[green]good[/]   ", False: "[red]wrong[/]  ", None: "[yellow]unknown[/]"}[found.good]
@@ -82,10 +95,12 @@ def why(answer: Why) -> None:
 
 
 def decisions(plan: Plan) -> None:
-    """One line a stage: run or skip, and why."""
+    """One line a stage: run or skip, and why; then what the recipe asks for that is known to go wrong."""
     for each in plan.stages:
         if each.action != "leave":
             console.print(f"{each.action:<5} {each.stage.name}: {each.reason}", markup=False, soft_wrap=True)
+    for warning in plan.recipe.warnings():
+        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
 
 
 def place(plan: Plan, via: str, *, chosen: bool) -> None:
@@ -100,9 +115,8 @@ def plan(plan: Plan, as_json: bool) -> None:
     """The plan as a table with the exact commands and scripts, or as JSON."""
     commands = {each.stage.name: _command(plan, each) for each in plan.stages}
     if as_json:
-        print(
-            json.dumps({"run": plan.run.name, "stages": [_as_dict(plan, e, commands) for e in plan.stages]}, indent=1)
-        )
+        stages = [_as_dict(plan, each, commands) for each in plan.stages]
+        print(json.dumps({"run": plan.run.name, "warnings": plan.recipe.warnings(), "stages": stages}, indent=1))
         return
     console.print(
         f"run {plan.run.name} of recipe {plan.recipe.name}, under {plan.run.root}", markup=False, soft_wrap=True

@@ -12,8 +12,8 @@ from pipeline.errors import UserError
 from pipeline.records import cannot_write, remove
 from pipeline.run import HOME
 
-PARTS = ("pipeline", "configs", "slurm/stage.sh")
-"""What a job needs of the project; the rest stays behind."""
+PARTS = ("pipeline", "configs", "slurm/stage.sh", "docs/leaderboard.yaml")
+"""What a job needs of the project (the report shows published results); the rest stays behind."""
 LEFT_OUT = ("configs/cluster.yaml",)
 """Facts of the site: jobs get them as flags and as environment.sh."""
 

@@ -47,6 +47,7 @@ RESERVED = {
     "greater_is_better": BEST,
     "ignore_data_skip": "nothing: a resumed stage goes on with the row after the last one",
     "restore_callback_states_from_checkpoint": "nothing: a resumed stage has the state of its guard",
+    "reward_weights": "the weights in grpo.rewards",
     "resume_from_checkpoint": "nothing: a stage resumes from its newest complete checkpoint by itself",
 }
 """Options that the recipe sets elsewhere, with the right place."""
@@ -61,6 +62,15 @@ RENAMED = {
     "num_epochs": "num_train_epochs",
 }
 """Old names that the seeds and older scripts use, with the new place."""
+
+
+CHOICES = {
+    ("grpo", "loss_type"): ("bnpo", "cispo", "dapo", "dr_grpo", "grpo", "luspo", "sapo", "vespo"),
+    ("grpo", "importance_sampling_level"): ("token", "sequence"),
+    ("grpo", "scale_rewards"): ("group", "batch", "none"),
+    ("grpo", "multi_objective_aggregation"): ("sum_then_normalize", "normalize_then_sum"),
+}
+"""Words that the trainers take only in training, too late, when they are not one of these."""
 
 
 def _source(package: str, path: str) -> Path:
@@ -135,6 +145,9 @@ def check_option(kind: str, stage: str, option: str, value: Any, own: list[str],
         wanted = options[option]
         hint = "write the number without quotes" if isinstance(value, str) else f"give a value of type {wanted}"
         raise UserError(f"{dotted} must be {wanted}, not {type(value).__name__}", value=value, where=where, do=hint)
+    choices = CHOICES.get((kind, option))
+    if choices and value not in choices:
+        raise UserError(f"unknown {option}", value=value, where=f"{dotted} in {where}", do=nearest(value, choices))
 
 
 def _version() -> str:

@@ -3,6 +3,7 @@
 #
 #   bash scripts/test.sh               all
 #   bash scripts/test.sh tests/test_x.py -k word     these tests only, after the same checks
+#   bash scripts/test.sh -m ""         also the long ones (further cases); bash scripts/chaos.sh is a suite of its own
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -34,4 +35,5 @@ else
 fi
 
 say "tests"
-exec python -m pytest "$@"
+# most tests of Slurm wait; a file stays in one process, as its tests share a cluster
+exec python -m pytest -n "${TEST_PROCESSES:-3}" --dist loadfile "$@"

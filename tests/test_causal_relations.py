@@ -15,16 +15,17 @@ from pipeline.causal.classes import classes
 from pipeline.causal.equivalence import cpdag, members
 from pipeline.causal.graphs import Graph, bits, from_code, relabel, skeleton
 from pipeline.causal.implied import certain, label
-from pipeline.causal.relations import Hypothesis, Relation, hypotheses, table
+from pipeline.causal.relations import Hypothesis, Relation, hypotheses, paths, table
 
 RELEASED = Path(__file__).parent.parent.parent / "shared/data/corr2cause/train_head_2500.csv"
 
 
-def by_definition(dag: Graph, asked: Hypothesis) -> bool:
-    """The relation from the definition, over all simple paths that networkx finds in the skeleton."""
+def paths_by_definition(dag: Graph, asked: Hypothesis) -> set[tuple[int, ...]]:
+    """The paths that show the relation, of all simple paths that networkx finds in the skeleton."""
     graph = nx.Graph((i, j) for i, row in enumerate(skeleton(dag)) for j in bits(row))
     if asked.x not in graph or asked.y not in graph:
-        return False
+        return set()
+    found = set()
     for path in nx.all_simple_paths(graph, asked.x, asked.y):
         forward = [bool(dag[a] >> b & 1) for a, b in pairwise(path)]
         turns = [i for i in range(1, len(forward)) if forward[i] != forward[i - 1]]
@@ -35,8 +36,13 @@ def by_definition(dag: Graph, asked: Hypothesis) -> bool:
             Relation.CONFOUNDER: len(turns) == 1 and not forward[0],
         }
         if shown[asked.relation]:
-            return True
-    return False
+            found.add(tuple(path))
+    return found
+
+
+def by_definition(dag: Graph, asked: Hypothesis) -> bool:
+    """The relation from the definition."""
+    return bool(paths_by_definition(dag, asked))
 
 
 @pytest.mark.parametrize("n", [2, 3, 4])
@@ -46,6 +52,17 @@ def test_relations_follow_the_definition(n: int) -> None:
         for asked in hypotheses(n):
             assert found[asked.relation, asked.x, asked.y] == by_definition(dag, asked)
         assert (found[2:] == found[2:].transpose(0, 2, 1)).all()
+
+
+@settings(deadline=None)
+@given(code=st.integers(0, 2**10 - 1), order=st.permutations(range(5)))
+def test_paths_are_those_that_show_the_relation(code: int, order: list[int]) -> None:
+    dag = relabel(from_code(code, 5), order)
+    for asked in hypotheses(5):
+        if asked.relation is not Relation.DIRECT:
+            along = [path for path in paths(dag, asked.x, asked.relation) if path[-1] == asked.y]
+            assert len(along) == len(set(along))
+            assert set(along) == paths_by_definition(dag, asked)
 
 
 @pytest.mark.parametrize("index", range(0, 142, 7))

@@ -25,7 +25,7 @@ from pipeline.evaluation.predictions import (
     write_predictions,
 )
 from pipeline.evaluation.schema import Interval, read_comparison
-from pipeline.evaluation.summary import difference_lines, result_table, verdict
+from pipeline.evaluation.summary import difference_lines, result_table
 
 PREMISE = (
     "Suppose there is a closed system of 3 variables, A, B and C. All the statistical relations among these 3 variables"
@@ -117,9 +117,9 @@ def test_a_difference_is_paired() -> None:
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
     better = difference_f1(good, weak, labels, premises, 500, 0)
     assert better.value == pytest.approx(1 - 2 / 3)
-    assert better.low > 0 and verdict(better) == "better"
-    assert verdict(difference_f1(weak, good, labels, premises, 500, 0)) == "worse"
-    assert verdict(same) == "not distinguishable from zero"
+    assert better.low > 0 and better.verdict == "better"
+    assert difference_f1(weak, good, labels, premises, 500, 0).verdict == "worse"
+    assert same.verdict == "not distinguishable from zero"
 
 
 def test_baselines_are_counted_on_the_rows() -> None:
@@ -132,10 +132,13 @@ def test_baselines_are_counted_on_the_rows() -> None:
     ]
     found = baselines(rows)
     assert found["always_yes"]["f1"] == pytest.approx(4 / 7)
-    assert found["majority"] == {"f1": 0.0, "precision": 0.0, "recall": 0.0, "accuracy": 0.6}
+    assert found["majority"]["f1"] == 0.0 and found["majority"]["accuracy"] == 0.6
     assert found["template"]["precision"] == pytest.approx(1 / 3)
     assert found["pair"]["precision"] == pytest.approx(1 / 2)
-    assert found["pair_either"] == {"f1": 0.8, "precision": pytest.approx(2 / 3), "recall": 1.0, "accuracy": 0.8}
+    assert found["pair_either"] == {
+        "f1": 0.8, "precision": pytest.approx(2 / 3), "recall": 1.0, "accuracy": 0.8,
+        "balanced_accuracy": pytest.approx((1 + 2 / 3) / 2), "mcc": pytest.approx(2 / 3),
+    }  # fmt: skip
 
 
 def test_the_comparison_has_the_promised_shape(tmp_path: Path) -> None:
@@ -165,6 +168,7 @@ def test_the_comparison_has_the_promised_shape(tmp_path: Path) -> None:
     assert "grpo" in table and "1.000 [1.000, 1.000]" in table and "always yes" in table
     assert max(map(len, table.splitlines())) <= 80
     assert difference_lines(comparison)[1].startswith("F1 grpo - sft: +0.333")
+    assert "3 rows fixed, 0 broken (McNemar p 0.25)" in difference_lines(comparison)[1]
 
 
 def test_models_that_were_asked_different_rows_are_not_compared() -> None:

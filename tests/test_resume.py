@@ -21,7 +21,9 @@ from pipeline.settings import read_yaml
 
 pytestmark = pytest.mark.training
 
-NOT_COMPARED = ("time", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+NOT_COMPARED = (
+    "time", "step_time", "reward_time", "train_runtime", "train_samples_per_second", "train_steps_per_second",
+)  # fmt: skip
 """What the clock says: other in every run."""
 INTERRUPT = Path(__file__).parent / "interrupt.py"
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -81,7 +83,6 @@ def undisturbed(prepared: RunDir, tmp_path_factory: pytest.TempPathFactory) -> R
     for stage in SETTINGS:
         done = launch(run, stage)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert run.read_metrics("grpo")[-1]["best_step"] == 10, "else the output would be what GRPO began with"
     return run
 
 
@@ -113,11 +114,11 @@ def interrupt(run: RunDir, stage: str, name: str, moment: str, step: int) -> Non
     ("stage", "name", "moment", "step", "saved"),
     [
         ("sft", "SIGTERM", "step", 5, 5),
-        ("sft", "SIGUSR1", "step", 8, 8),
-        ("sft", "SIGKILL", "step", 7, 4),
+        pytest.param("sft", "SIGUSR1", "step", 8, 8, marks=pytest.mark.long),
+        pytest.param("sft", "SIGKILL", "step", 7, 4, marks=pytest.mark.long),
         ("sft", "SIGKILL", "save", 8, 4),
         ("grpo", "SIGTERM", "step", 17, 18),
-        ("grpo", "SIGUSR1", "step", 3, 4),
+        pytest.param("grpo", "SIGUSR1", "step", 3, 4, marks=pytest.mark.long),
         ("grpo", "SIGKILL", "step", 11, 8),
     ],
 )
@@ -206,6 +207,7 @@ def test_adapters_go_on_exactly(prepared: RunDir, tmp_path: Path, quantization: 
     tree = read_yaml(HOME / "configs" / "smoke.yaml")
     tree["model"] = {"base": str(prepared.model("base")), "lora": {"dropout": 0.1}, "quantization": quantization}
     tree["model"]["precision"] = "fp32" if quantization == "none" else "bf16"
+    tree["data"]["completions"] = "answer"
     tree["sft"] |= SETTINGS["sft"]
     run.write_resolved(build_recipe("smoke", tree, "smoke.yaml"), {})
     assert launch(run, "preprocess").returncode == 0

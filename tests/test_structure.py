@@ -21,6 +21,7 @@ LAYERS = [
         "dag",
         "recipe",
         "recipe_data",
+        "recipe_rewards",
         "cluster",
         "records",
         "settings",
@@ -29,7 +30,7 @@ LAYERS = [
         "snapshot",
     },
     {"training", "tasks", "rewards"},
-    {"submit", "fit", "evaluation", "stages"},
+    {"submit", "fit", "evaluation", "stages", "scoring"},
     {"cli", "show", "verbs", "__main__"},
 ]
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "deepspeed", "vllm"}

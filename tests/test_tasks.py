@@ -17,7 +17,7 @@ from pipeline.causal.trace import Style
 from pipeline.errors import UserError, UserErrors
 from pipeline.recipe_data import Data, Graphs
 from pipeline.run import HOME
-from pipeline.tasks.corr2cause import message, parse_answer, score, worked
+from pipeline.tasks.corr2cause import message, score, worked
 from pipeline.tasks.rows import hub_rows, load_rows, read
 from pipeline.tasks.source import check_source, is_file_source, read_csv
 
@@ -27,59 +27,6 @@ PREMISE = (
     "are as follows: A correlates with B."
 )
 CLAIM = "A directly causes B."
-
-ANSWERS = [
-    ("Therefore: Yes", "yes"),
-    ("Therefore: No", "no"),
-    ("Skeleton: A - B; Edges: none; Therefore: No.", "no"),
-    ("therefore yes", "yes"),
-    ("Therefore, no.", "no"),
-    ("Therefore: No because A and B are adjacent", "no"),
-    ("**Therefore:** Yes", "yes"),
-    ("**Therefore**: Yes", "yes"),
-    ("Therefore: **No**", "no"),
-    ("Therefore, no collider is needed.\nAnswer: Yes", "yes"),
-    ("Therefore: Yes. Wait. Therefore: No", "no"),
-    ("Therefore, the answer is no.", "no"),
-    (r"so \boxed{Yes}", "yes"),
-    (r"so $\boxed{\text{No}}$.", "no"),
-    (r"Answer: No, that is \boxed{yes}", "yes"),
-    ("The answer is yes.", "yes"),
-    ("The answer is: No", "no"),
-    ("Answer: Yes\nAnswer: No", "no"),
-    ("**Answer:** Yes", "yes"),
-    ("**Answer**: no", "no"),
-    ('The final answer is "Yes".', "yes"),
-    ("The answer is not yes.", None),
-    ("No.", "no"),
-    ("  yes  ", "yes"),
-    ("YES!", "yes"),
-    ("No, B may cause A.", "no"),
-    ("Yes, it does.", "yes"),
-    ("A and B are adjacent.\nNo\n", "no"),
-    ("A is adjacent.\n- Yes.", "yes"),
-    ("No variable separates them, hence", None),
-    ("<think>Therefore: Yes</think>Therefore: No", "no"),
-    ("<think>maybe Therefore: Yes</think>\n\nNo.", "no"),
-    ("Therefore: Yes</think>", None),
-    ("<think>Therefore: Yes, but let me look", None),
-    ("Skeleton: A - B; Edges: A > B; Ther", None),
-    ("Therefore: Y", None),
-    ("Therefore:", None),
-    ("", None),
-    ("I cannot say.", None),
-    ("Nothing is known, yesterday or now.", None),
-    ("Therefore: Nobody knows", None),
-    ('Can we deduct this? Just answer "Yes" or "No."', None),
-    ("Answer: Yes or No", None),
-    ("I cannot answer no matter how long I think", None),
-    ("Therefore, it is not the case that A causes B.", None),
-]
-
-
-@pytest.mark.parametrize(("completion", "answer"), ANSWERS)
-def test_answers_are_parsed(completion: str, answer: str | None) -> None:
-    assert parse_answer(completion) == answer
 
 
 def row_of(label: Any) -> dict[str, Any]:
@@ -399,3 +346,14 @@ def test_generated_rows_of_more_variables(n: int) -> None:
 def test_generated_rows_have_no_released_labels() -> None:
     with pytest.raises(ValueError, match="generated rows have corrected ones"):
         Data(labels="released")
+
+
+def test_answers_about_a_premise_that_no_dag_satisfies_are_graded_and_no_step_of_theirs_is() -> None:
+    premise = PREMISE.replace("2 variables", "3 variables").replace("A and B", "A, B and C") + (
+        " A correlates with C. B correlates with C. However, A and B are independent given C. "
+        "A and C are independent given B."
+    )
+    with pytest.raises(UserError, match="no DAG"):
+        worked(premise, CLAIM, "full")
+    verdict = score("Skeleton: A - B; Therefore: No", {"premise": premise, "hypothesis": CLAIM, "label": 0})
+    assert (verdict.correct, verdict.steps, verdict.true_share) == (True, (), 0.0)

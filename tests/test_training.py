@@ -279,9 +279,12 @@ def test_both_ends_are_taken_for_an_end(base: Path) -> None:
         ({"kl": 1.0}, []),
         ({"kl": None}, []),
         ({"share_yes": 1.0}, ["answers are one-sided: nearly all Yes"]),
-        ({"share_yes": 0.0}, ["answers are one-sided: nearly all No"]),
-        ({"share_yes": 0.97}, []),
-        ({"loss": float("inf"), "grad_norm": 0, "share_yes": 0}, ["loss is", "the gradient", "answers are one-sided"]),
+        ({"share_no": 0.99, "unparsable": 0.01}, ["answers are one-sided: nearly all No"]),
+        ({"share_yes": 0.0, "share_no": 0.0, "unparsable": 1.0}, ["answers can hardly ever be parsed"]),
+        ({"dev_share_no": 1.0}, ["answers on dev rows are one-sided: nearly all No"]),
+        ({"dev_unparsable": 0.99}, ["answers on dev rows can hardly ever be parsed"]),
+        ({"share_yes": 0.97, "share_no": 0.03, "dev_share_yes": 0.0}, []),
+        ({"loss": float("inf"), "grad_norm": 0, "share_no": 1}, ["loss is", "the gradient", "answers are one-sided"]),
     ],
 )
 def test_health_warnings(logs: dict[str, Any], told: list[str]) -> None:
@@ -315,7 +318,9 @@ def test_each_launcher_starts_the_stage_module(launcher: str, starter: str) -> N
     stage = Stage("sft2", "sft", (), {}, (), "")
     more = {"deepspeed": "zero2.json"} if launcher == "deepspeed" else {}
     command = launch_command(stage, Path("/a b/logs/x"), resources(launcher=launcher, **more), 2)
-    assert command == [sys.executable, *starter.split(), "pipeline.stages.sft", "/a b/logs/x", "sft2"]
+    words = [word for word in command if not word.startswith("--master_port=")]  # deepspeed gets a free one
+    assert words == [sys.executable, *starter.split(), "pipeline.stages.sft", "/a b/logs/x", "sft2"]
+    assert (len(words) < len(command)) == (launcher == "deepspeed")
 
 
 def test_one_accelerate_process_is_no_multi_gpu() -> None:
@@ -422,7 +427,8 @@ def test_a_stop_signal_is_recorded_and_ends_every_process(trained: RunDir) -> No
     body.communicate(timeout=60)
     assert body.returncode == 130
     state = trained.state("grpo")
-    assert (state["state"], state["exit_code"], state["reason"]) == ("interrupted", 130, "stopped by SIGTERM")
+    assert (state["state"], state["exit_code"]) == ("interrupted", 130)
+    assert state["reason"].startswith("stopped by SIGTERM")
     assert trained.done("grpo") is None
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)

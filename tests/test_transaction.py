@@ -65,7 +65,15 @@ def test_a_refused_sbatch_leaves_no_job(project: Project, tmp_path: Path, call: 
 KILLED = [f"sbatch-{call}-{when}" for call in (1, 4) for when in ("instead", "before", "after")]
 
 
-@pytest.mark.parametrize("fault", [*KILLED, f"{RELEASE}-instead"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(pytest.param(each, marks=pytest.mark.long) for each in (KILLED[0], *KILLED[2:-1])),
+        KILLED[1],
+        KILLED[-1],
+        f"{RELEASE}-instead",
+    ],
+)
 def test_a_launcher_killed_before_the_release_leaves_nothing_running(
     project: Project, tmp_path: Path, fault: str
 ) -> None:
@@ -157,6 +165,7 @@ def test_a_run_of_the_same_name_in_another_place_is_left_alone(
     assert project.queued("twin") == []
 
 
+@pytest.mark.long
 def test_a_launcher_killed_at_any_moment_loses_nothing(project: Project) -> None:
     """Moments spread over the whole submission; whatever is left, `run` ends with four stages done once."""
     for number in range(6):

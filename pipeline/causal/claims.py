@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from pipeline.causal import trace
@@ -37,6 +38,7 @@ _FROM = r"\s*(?:<-|<--|←|⟵)\s*"
 _EDGE = r"\s*(?:-|--|—|–)\s*"
 
 
+@lru_cache(maxsize=1 << 8)
 def _patterns(names: tuple[str, ...]) -> list[tuple[Kind, re.Pattern[str]]]:
     """The wordings of each kind of claim, the more special ones first."""
     v = _V.replace("{names}", "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -78,14 +79,7 @@ class Judge:
             return _FORM
         if unless:
             return self._unless(*path)
-        judges = {
-            "Skeleton": self._adjacent,
-            "Colliders": self._collider,
-            "Edges": self._edge,
-            "Paths": self._between,
-            "Check": self._shows,
-        }
-        return judges[head](*path)
+        return _JUDGES[head](self, *path)
 
     def whole(self, head: str) -> str:
         """Why the section, whose statements are all true, does not say all that it must."""
@@ -104,9 +98,10 @@ class Judge:
 
     def _read_path(self, text: str) -> tuple[Path, str] | None:
         names, arrows = _split_path(text)
-        if not names or any(name not in self.known.places for name in names):
+        try:
+            return (tuple(map(self.known.places.__getitem__, names)), arrows) if names else None
+        except KeyError:
             return None
-        return tuple(self.known.places[name] for name in names), arrows
 
     def _say(self, key: tuple[int, ...]) -> str:
         if key in self.said:
@@ -167,3 +162,13 @@ class Judge:
             return "the hypothesis does not hold along this path in any DAG that fits the premise"
         self.paths.append(path)
         return ""
+
+
+_JUDGES: dict[str, Callable[[Judge, Path, str], str]] = {
+    "Skeleton": Judge._adjacent,
+    "Colliders": Judge._collider,
+    "Edges": Judge._edge,
+    "Paths": Judge._between,
+    "Check": Judge._shows,
+}
+"""What judges a path that stands in a section."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
@@ -63,20 +62,27 @@ def shape(marks: str) -> Relation | None:
     return None
 
 
-def paths(dag: Graph, x: int) -> Iterator[tuple[tuple[int, ...], str]]:
-    """(nodes, marks) of every simple path from x whose arrows turn at most once."""
+def paths(dag: Graph, x: int, relation: Relation) -> list[tuple[int, ...]]:
+    """The simple paths from x that show a relation other than a direct cause, by their nodes."""
     parents = transpose(dag)
+    first = parents if relation is Relation.CONFOUNDER else dag
+    second = None if relation is Relation.INDIRECT else parents if relation is Relation.COLLIDER else dag
+    found: list[tuple[int, ...]] = []
 
-    def walk(nodes: tuple[int, ...], marks: str, seen: int) -> Iterator[tuple[tuple[int, ...], str]]:
-        for mark, rows in ((">", dag), ("<", parents)):
-            if marks and marks[-1] != mark and marks[0] != marks[-1]:
-                continue
-            for node in bits(rows[nodes[-1]] & ~seen):
-                step = ((*nodes, node), marks + mark)
-                yield step
-                yield from walk(*step, seen | 1 << node)
+    def walk(nodes: tuple[int, ...], seen: int, turned: bool) -> None:
+        if not turned:
+            for node in bits(first[nodes[-1]] & ~seen):
+                step = (*nodes, node)
+                if second is None and len(step) > 2:
+                    found.append(step)
+                walk(step, seen | 1 << node, False)
+        if second is not None and len(nodes) > 1:
+            for node in bits(second[nodes[-1]] & ~seen):
+                found.append((*nodes, node))
+                walk((*nodes, node), seen | 1 << node, True)
 
-    return walk((x,), "", 1 << x)
+    walk((x,), 1 << x, False)
+    return found
 
 
 def table(dag: Graph) -> Table:

@@ -193,11 +193,15 @@ def _listed(n: int) -> dict[tuple[Independence, ...], int]:
 
 def repaired(premise: Premise, hypothesis: Hypothesis, repair: str) -> int | None:
     """The label (0 or 1) of a row of the second edition with some of the bugs mended; None for other premises."""
+    return labelled_with(premise, hypothesis, REPAIRS[repair])
+
+
+def labelled_with(premise: Premise, hypothesis: Hypothesis, slips: Slips) -> int | None:
+    """The label (0 or 1) that the generator with these slips gives a row of the second edition, else None."""
     n = len(premise.names)
     unique = None if n > MOST or premise.compact else _listed(n).get(premise.independences)
     if unique is None:
         return None
-    slips = REPAIRS[repair]
     kind = MEANING.index((hypothesis.relation, False))
     if not slips.descendants and not satisfiable(n)[unique]:
         return 0

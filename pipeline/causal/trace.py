@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pipeline.causal import witness
 from pipeline.causal.equivalence import colliders
@@ -22,16 +21,14 @@ _HEAD = re.compile(rf"\b({'|'.join(HEADS)}):")
 _SHOWN = {"full": ("<", ">", "-"), "short": ("<", ">")}
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """One statement of a trace, as it stands under its head."""
 
     head: str
     text: str
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether one statement, or one section as a whole (claim `Edges:`), is true; if not, why."""
 
     head: str
@@ -87,14 +84,14 @@ def read(text: str) -> tuple[Claim, ...]:
 
     Text before the first head and after the answer is passed over. Nothing is judged and nothing raised.
     """
-    pieces = _HEAD.split(text)[1:]
+    pieces = _HEAD.split(" ".join(text.split()))[1:]
     claims: list[Claim] = []
     for head, body in zip(pieces[::2], pieces[1::2], strict=True):
         claims.append(Claim(head, ""))
         if head == HEADS[-1]:
             claims += [Claim(head, word) for word in re.findall(r"\w+", body)[:1]]
         else:
-            claims += [Claim(head, " ".join(each.split())) for each in body.split(";") if each.strip()]
+            claims += [Claim(head, bare) for each in body.split(";") if (bare := each.strip())]
     return tuple(claims)
 
 

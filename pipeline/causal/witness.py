@@ -8,7 +8,7 @@ from itertools import combinations, islice, pairwise
 
 from pipeline.causal.equivalence import orientations
 from pipeline.causal.graphs import Graph, undirected
-from pipeline.causal.relations import Hypothesis, Relation, paths, shape
+from pipeline.causal.relations import Hypothesis, Relation, paths
 from pipeline.errors import UserError
 
 MOST_MEMBERS = 1000
@@ -53,20 +53,18 @@ def _members(graph: Graph) -> tuple[Graph, ...]:
 
 
 @lru_cache(maxsize=1 << 14)
-def _shown_from(graph: Graph, x: int) -> dict[tuple[Relation, int], dict[Path, int]]:
-    found: dict[tuple[Relation, int], dict[Path, int]] = {}
+def _shown_from(graph: Graph, x: int, relation: Relation) -> dict[int, dict[Path, int]]:
+    found: dict[int, dict[Path, int]] = {}
     for member, dag in enumerate(_members(graph)):
-        for nodes, arrows in paths(dag, x):
-            relation = shape(arrows)
-            if relation is not None:
-                along = found.setdefault((relation, nodes[-1]), {})
-                along[nodes] = along.get(nodes, 0) | 1 << member
+        for path in paths(dag, x, relation):
+            along = found.setdefault(path[-1], {})
+            along[path] = along.get(path, 0) | 1 << member
     return found
 
 
 def showing(graph: Graph, hypothesis: Hypothesis) -> dict[Path, int]:
     """The simple paths that show the hypothesis, each with the mask of the members in which it does."""
-    return _shown_from(graph, hypothesis.x).get((hypothesis.relation, hypothesis.y), {})
+    return _shown_from(graph, hypothesis.x, hypothesis.relation).get(hypothesis.y, {})
 
 
 @lru_cache(maxsize=1 << 14)

@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from pipeline.evaluation.baselines import SHOWN
+
 
 def audit_tables(found: dict[str, Any]) -> Iterator[Table | str]:
     """A heading and tables for each file, then what the files share."""
@@ -45,8 +47,8 @@ def _file(found: dict[str, Any]) -> Iterator[Table | str]:
     yield _table("order of the letters", ("causes", "rows", "valid", "share"), _shares(found["letters"]))
     yield _table(
         "what answers without reasoning",
-        ("shortcut", "F1", "precision", "recall", "accuracy"),
-        [(name, *(f"{value:.4f}" for value in each.values())) for name, each in found["shortcuts"].items()],
+        ("shortcut", *SHOWN),
+        [(name, *(f"{each[key]:.4f}" for key in SHOWN)) for name, each in found["shortcuts"].items()],
     )
     lengths = found["lengths"]
     if lengths:

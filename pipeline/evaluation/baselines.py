@@ -8,7 +8,7 @@ from typing import Protocol
 
 from pipeline.evaluation.metrics import Answer, classification
 
-SHOWN = ("f1", "precision", "recall", "accuracy")
+SHOWN = ("f1", "precision", "recall", "accuracy", "balanced_accuracy", "mcc")
 SHORTCUT_TEMPLATES = ("parent", "has_collider")
 """The kinds of hypothesis that are most often valid."""
 
@@ -37,7 +37,7 @@ class Row(Protocol):
 
 
 def baselines(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """F1, precision, recall and accuracy of each baseline on these rows.
+    """The metrics named in SHOWN of each baseline on these rows.
 
     `majority` gives the more frequent label of this set; `template` says yes to the hypotheses that are most often
     valid in the released data; `pair` does so unless the premise states that the two variables of a direct cause are
@@ -56,10 +56,15 @@ def baselines(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     }
     results = {}
     for name, rule in rules.items():
-        answers: list[Answer | None] = ["yes" if rule(row) else "no" for row in rows]
-        numbers = classification(answers, labels)
-        results[name] = {key: float(numbers[key]) for key in SHOWN}
+        results[name] = shown([rule(row) for row in rows], labels)
     return results
+
+
+def shown(yes: Sequence[bool | int], labels: Sequence[int]) -> dict[str, float]:
+    """The metrics named in SHOWN of yes or no answers."""
+    answers: list[Answer | None] = ["yes" if each else "no" for each in yes]
+    numbers = classification(answers, labels)
+    return {key: float(numbers[key]) for key in SHOWN}
 
 
 def pair_rule(row: Row, direct: tuple[str, ...]) -> bool:

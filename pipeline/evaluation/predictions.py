@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import Answer
@@ -55,6 +56,8 @@ class Prediction(_Strict):
     """Tokens of the completion, the end of turn included."""
     ended: bool
     """Whether the completion ended by itself, not at max_new_tokens."""
+    p_yes: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Probability of Yes against No, where answers were scored by it."""
 
 
 class Header(_Strict):
@@ -135,13 +138,41 @@ def check_rows(predictions: Predictions, where: Path) -> None:
     header, rows = predictions.header, predictions.rows
     if len(rows) != header.rows:
         _refuse(f"{header.rows} rows are promised by the header, the file holds", len(rows), where)
-    repeated = [key for key, times in Counter(row.id for row in rows).items() if times > 1]
-    if repeated:
-        _refuse(f"{len(repeated)} rows stand more than once, the first", repeated[0], where)
+    for repeated in (_repeated(row.id for row in rows), _repeated(row.row for row in rows)):
+        if repeated:
+            _refuse(f"{len(repeated)} rows stand more than once, the first", repeated[0], where)
     for row in rows:
         if row.correct != (row.answer == ("yes" if row.label == 1 else "no")):
             said = f"answer {row.answer}, label {row.label}, correct {row.correct}"
             _refuse(f"the verdict of row {row.row} (id {row.id}) contradicts itself", said, where)
+
+
+def _repeated(keys: Iterable[object]) -> list[object]:
+    return [key for key, times in Counter(keys).items() if times > 1]
+
+
+_SPECIAL = re.compile(r"<[^<>\s]{1,40}>|\[(?:PAD|UNK|EOS|BOS|CLS|SEP|MASK)\]", re.IGNORECASE)
+_WORD = re.compile(r"\w")
+
+
+def says_nothing(completion: str) -> bool:
+    """Whether a completion has no letter or digit outside special tokens: empty, padding, `!!!!`."""
+    return not _WORD.search(_SPECIAL.sub(" ", completion))
+
+
+def speechless(name: str, predictions: Predictions) -> UserError | None:
+    """What is wrong with a model none of whose completions says anything; None where one does.
+
+    Such a model is broken (weights not finite, wrong tokenizer, padding taken for text): its F1 of 0 is no result.
+    """
+    rows = predictions.rows
+    if not rows or not all(says_nothing(row.completion) for row in rows):
+        return None
+    return UserError(
+        f"the model {name} only produces padding, in all of {len(rows)} rows", value=rows[0].completion[:40],
+        where=predictions.header.model,
+        do="its weights may not be finite, or the tokenizer another model's: look at the training log",
+    )  # fmt: skip
 
 
 def check_against(predictions: Predictions, rows: Sequence[Mapping[str, Any]], fingerprint: str, where: Path) -> None:
@@ -161,6 +192,22 @@ def check_against(predictions: Predictions, rows: Sequence[Mapping[str, Any]], f
                 found[first], where)  # fmt: skip
     for row, prediction in zip(rows, predictions.rows, strict=True):
         _same_row(row, prediction, where)
+
+
+def read_all(
+    paths: Iterable[Path], rows: Sequence[Mapping[str, Any]], fingerprint: str
+) -> tuple[dict[str, Predictions], dict[str, str]]:
+    """(the prediction files that answer exactly these test rows, why each other one is refused), by model name."""
+    found: dict[str, Predictions] = {}
+    refused: dict[str, str] = {}
+    for path in paths:
+        try:
+            predictions = read_predictions(path)
+            check_against(predictions, rows, fingerprint, path)
+            found[path.stem] = predictions
+        except UserError as error:
+            refused[path.stem] = str(error)
+    return found, refused
 
 
 def _same_row(row: Mapping[str, Any], prediction: Prediction, where: Path) -> None:

@@ -1,75 +1,118 @@
-"""One self-contained page of results per run: what exists is shown, what is missing is said. No network, no scripts."""
+"""One self-contained page of results per run: what exists is shown, what is missing is said. No network."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
+from markupsafe import Markup
 
 from pipeline.errors import UserError
-from pipeline.evaluation.metrics import classification
-from pipeline.evaluation.predictions import Prediction, Predictions, read_predictions
-from pipeline.evaluation.schema import read_comparison
-from pipeline.evaluation.summary import difference_lines
+from pipeline.evaluation import changes, provenance
+from pipeline.evaluation.leaderboard import published_tables
+from pipeline.evaluation.predictions import Predictions, read_predictions
+from pipeline.evaluation.render import render
+from pipeline.evaluation.schema import SOLVER, Comparison, read_comparison
+from pipeline.evaluation.summary import baseline_name, difference_lines
 from pipeline.evaluation.svg import curve, interval_chart
+from pipeline.load import dump_recipe
 from pipeline.recipe import Recipe
 from pipeline.records import write_atomic
 from pipeline.run import RunDir, now
 from pipeline.settings import dump_yaml
 
-CURVES = ("loss", "grad_norm", "reward", "dev_f1", "dev_share_yes", "dev_true_steps", "kl", "completions/mean_length")
-EXAMPLES = 12
+CURVES = (
+    "loss", "dev_f1", "dev_share_yes", "dev_true_steps", "reward", "reward_std", "kl", "completions/mean_length",
+    "grad_norm", "share_yes", "true_steps", "frac_reward_zero_std", "mean_token_accuracy", "entropy", "learning_rate",
+)  # fmt: skip
+"""Metrics that are drawn, in this order; the parts of the reward come after the reward."""
 
 
 def write_report(run: RunDir) -> Path:
     """Write report.html from what the run has; its path. Raises NeedsMissing for a run that was never launched."""
     recipe, launch = run.read_resolved()
-    comparison = read_comparison(run.comparison)
-    names = list(comparison.models) if comparison else []
-    found, broken = _predictions(run, names)
-    page = _template().render(
+    comparison, broken = _comparison(run)
+    found = _predictions(run, comparison.models if comparison else (), broken)
+    page = render(
+        "report.html.j2",
         run=run.name,
         recipe=recipe,
         made=now(),
-        comparison=comparison,
-        chart=interval_chart(comparison) if comparison else "",
-        differences=difference_lines(comparison) if comparison else [],
-        confusion={name: confusion(one) for name, one in found.items()},
-        groups={key: breakdown(found, key) for key in ("num_variables", "template")} if found else {},
-        examples=examples(found),
-        models=list(found),
-        curves=stage_curves(run, recipe),
-        stages=stage_records(run, recipe),
-        settings=dump_yaml({**launch, **_plain(recipe)}),
-        versions=next(iter(found.values())).header.versions if found else {},
         broken=broken,
+        **_results(comparison, found),
+        curves=stage_curves(run, recipe),
+        warnings=provenance.warnings(run, recipe),
+        costs=provenance.costs(run, recipe, found),
+        attempts=provenance.attempts(run, recipe),
+        fingerprints={entry.name: done.fingerprint for entry in recipe.stages if (done := run.done(entry.name))},
+        parts=provenance.data_parts(run, str(comparison.data.get("fingerprint", ""))) if comparison else {},
+        headers={name: each.header for name, each in found.items()},
+        changed=provenance.changed_settings(recipe),
+        settings=dump_yaml({**launch, **dump_recipe(recipe)}),
     )
     write_atomic(run.report, page)
     return run.report
 
 
-def _template() -> jinja2.Template:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.Undefined).get_template("report.html.j2")
+def _comparison(run: RunDir) -> tuple[Comparison | None, list[str]]:
+    """The comparison, and what is wrong with its file."""
+    try:
+        return read_comparison(run.comparison), []
+    except UserError as error:
+        return None, [str(error)]
 
 
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    from pipeline.load import dump_recipe
-
-    return dump_recipe(recipe)
-
-
-def _predictions(run: RunDir, names: Sequence[str]) -> tuple[dict[str, Predictions], list[str]]:
+def _predictions(run: RunDir, names: Iterable[str], broken: list[str]) -> dict[str, Predictions]:
+    """The prediction files of the comparison's models; what is wrong with the others goes to `broken`."""
     found: dict[str, Predictions] = {}
-    broken = []
     for name in names:
         try:
             found[name] = read_predictions(run.predictions(name))
         except UserError as error:
             broken.append(f"{name}: {error}")
-    return found, broken
+    return found
+
+
+def _results(comparison: Comparison | None, found: Mapping[str, Predictions]) -> dict[str, Any]:
+    """What the page shows of the comparison and of the rows."""
+    if comparison is None:
+        return {"comparison": None, "rows": [], "examples": {}, "sets": {}}
+    usable = found if len({len(each.rows) for each in found.values()}) <= 1 else {}
+    listed = changes.lines(comparison, usable)
+    return {
+        "comparison": comparison,
+        **_numbers(comparison),
+        "sets": {name: {"comparison": each, **_numbers(each)} for name, each in comparison.sets.items()},
+        "baseline_name": baseline_name,
+        "confusion": {name: confusion(each) for name, each in found.items()},
+        "examples": changes.examples(comparison, usable),
+        "rows": listed,
+        "completions": script_data(changes.completions(usable, len(listed))),
+    }
+
+
+def _numbers(comparison: Comparison) -> dict[str, Any]:
+    """What is shown of every test set."""
+    return {
+        "chart": chart(comparison, {name: model.f1 for name, model in comparison.models.items()}),
+        "differences": difference_lines(comparison),
+        "published": published_tables(comparison.data.get("published_test")),
+    }
+
+
+def script_data(value: Any) -> Markup:
+    """JSON that may stand in a script element: no text in it can end the element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace("&", "\\u0026"))
+
+
+def chart(comparison: Comparison, models: Mapping[str, Any]) -> Markup:
+    """The intervals of some models among the baselines of a comparison."""
+    shortcuts = {baseline_name(name): each.f1 for name, each in comparison.baselines.items() if name != SOLVER}
+    solver = comparison.baselines.get(SOLVER)
+    return interval_chart(models, shortcuts, solver.f1 if solver else None)
 
 
 def confusion(predictions: Predictions) -> dict[str, int]:
@@ -80,62 +123,18 @@ def confusion(predictions: Predictions) -> dict[str, int]:
     return counts
 
 
-def breakdown(found: dict[str, Predictions], key: str) -> list[dict[str, Any]]:
-    """F1 and accuracy of each model on the rows of each value of a column."""
-    first = next(iter(found.values())).rows
-    values = sorted({getattr(row, key) for row in first})
-    table = []
-    for value in values:
-        line: dict[str, Any] = {"value": value, "models": {}}
-        for name, one in found.items():
-            rows = [row for row in one.rows if getattr(row, key) == value]
-            line["rows"], line["valid"] = len(rows), sum(row.label for row in rows)
-            line["models"][name] = classification([row.answer for row in rows], [row.label for row in rows])
-        table.append(line)
-    return table
+def stage_curves(run: RunDir, recipe: Recipe) -> dict[str, dict[str, Markup]]:
+    """An SVG curve of each metric that a training stage logged at two steps or more.
 
-
-def examples(found: dict[str, Predictions]) -> list[dict[str, Any]]:
-    """Rows on which the last two models differ: half that became right, half that became wrong."""
-    if len(found) < 2:
-        return []
-    before, after = list(found.values())[-2:]
-    pairs = list(zip(before.rows, after.rows, strict=True))
-    fixed = [pair for pair in pairs if not pair[0].correct and pair[1].correct][: EXAMPLES // 2]
-    lost = [pair for pair in pairs if pair[0].correct and not pair[1].correct][: EXAMPLES // 2]
-    names = list(found)[-2:]
-    return [_example(names, pair, "now right") for pair in fixed] + [
-        _example(names, pair, "now wrong") for pair in lost
-    ]
-
-
-def _example(names: list[str], pair: tuple[Prediction, Prediction], verdict: str) -> dict[str, Any]:
-    return {
-        "verdict": verdict,
-        "premise": pair[0].premise_id,
-        "hypothesis": pair[0].hypothesis,
-        "label": "Yes" if pair[0].label else "No",
-        "answers": dict(zip(names, pair, strict=True)),
-    }
-
-
-def stage_curves(run: RunDir, recipe: Recipe) -> dict[str, dict[str, str]]:
-    """An SVG curve of each metric that a training stage logged."""
-    curves: dict[str, dict[str, str]] = {}
+    Steps that a resumed attempt did again count once, as they were done last.
+    """
+    curves: dict[str, dict[str, Markup]] = {}
     for stage in recipe.training_stages():
         lines = run.read_metrics(stage)
-        for key in CURVES:
-            points = [(float(line["step"]), float(line[key])) for line in lines if key in line and "step" in line]
+        parts = sorted({key for line in lines for key in line if key.startswith("rewards/") and key.endswith("/mean")})
+        place = CURVES.index("reward") + 1
+        for key in (*CURVES[:place], *parts, *CURVES[place:]):
+            points = {float(line["step"]): float(line[key]) for line in lines if key in line and "step" in line}
             if len(points) > 1:
-                curves.setdefault(stage, {})[key] = curve(points)
+                curves.setdefault(stage, {})[key] = curve(sorted(points.items()))
     return curves
-
-
-def stage_records(run: RunDir, recipe: Recipe) -> list[dict[str, Any]]:
-    """What is recorded of each stage: state, attempt, times, place, fingerprint, size of the outputs."""
-    records = []
-    for entry in recipe.stages:
-        state, done = run.state(entry.name), run.done(entry.name)
-        size = sum(output.size for output in done.outputs) / 1e6 if done else None
-        records.append({"stage": entry.name, "fingerprint": done.fingerprint if done else "", "size": size, **state})
-    return records

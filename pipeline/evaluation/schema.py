@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -12,6 +12,10 @@ from pipeline.records import read_json
 
 BASE = "base"
 """Name of the model before training among the models of a comparison; the others go by their stage's name."""
+
+SOLVER = "solver"
+"""Name of the exact solver among the baselines of a comparison: no shortcut, but the ceiling."""
+Verdict = Literal["better", "worse", "not distinguishable from zero"]
 
 
 class Numbers(BaseModel):
@@ -32,6 +36,42 @@ class Interval(Numbers):
         """Whether zero lies inside: then a difference is not distinguishable from none."""
         return self.low <= 0.0 <= self.high
 
+    @property
+    def verdict(self) -> Verdict:
+        """What a difference says: it is better or worse only when the interval excludes zero."""
+        if self.covers_zero:
+            return "not distinguishable from zero"
+        return "better" if self.low > 0 else "worse"
+
+
+class Part(Numbers):
+    """Metrics of one model on some of the rows, or by other labels."""
+
+    rows: int
+    valid: int
+    f1: Interval
+    precision: float
+    recall: float
+    accuracy: float
+    unparsable: int
+
+
+class LabelVersions(Numbers):
+    """The same answers counted by the released labels and by the right ones."""
+
+    differ: int
+    """Rows that the two label differently."""
+    released: Part
+    corrected: Part
+
+
+class Calibration(Numbers):
+    """Probabilities of Yes against the labels, over the rows that have one."""
+
+    rows: int
+    brier: float
+    ece: float
+
 
 class ModelResult(Numbers):
     """Metrics of one model, fractions 0..1 of the valid class; the meaning of each: evaluation/metrics.py."""
@@ -49,6 +89,16 @@ class ModelResult(Numbers):
     mean_completion_tokens: float | None = None
     truncated: int | None = None
     """Completions that ended at max_new_tokens instead of by themselves."""
+    balanced_accuracy: float | None = None
+    mcc: float | None = None
+    unparsable_share: float | None = None
+    intervals: dict[str, Interval] = Field(default_factory=dict)
+    """Of precision, recall, accuracy, balanced_accuracy and mcc, as that of f1."""
+    calibration: Calibration | None = None
+    by_num_variables: dict[str, Part] = Field(default_factory=dict)
+    by_template: dict[str, Part] = Field(default_factory=dict)
+    label_versions: LabelVersions | None = None
+    """Where every row is a published one."""
 
 
 class BaselineResult(Numbers):
@@ -58,6 +108,25 @@ class BaselineResult(Numbers):
     precision: float
     recall: float
     accuracy: float
+    balanced_accuracy: float | None = None
+    mcc: float | None = None
+
+
+class Paired(Numbers):
+    """Two models on the same rows, row by row."""
+
+    first: str
+    second: str
+    f1: Interval
+    """F1 of the first minus F1 of the second, with its paired bootstrap interval."""
+    fixed: int
+    """Rows that only the first has right."""
+    broken: int
+    """Rows that only the second has right."""
+    mcnemar_p: float
+    """Exact, two-sided; it takes rows for independent, which those of one premise are not."""
+    verdict: Verdict
+    """By the interval alone: nothing is better whose interval covers zero."""
 
 
 class Comparison(Numbers):
@@ -71,9 +140,14 @@ class Comparison(Numbers):
     models: dict[str, ModelResult]
     """In order: base, the training stages, then folders evaluated by hand."""
     baselines: dict[str, BaselineResult] = Field(default_factory=dict)
+    """What answers without reasoning, and `solver`: the exact answers, the ceiling that wrong labels set."""
     differences: dict[str, Interval] = Field(default_factory=dict)
     """F1 of the first minus F1 of the second, such as `grpo-sft`."""
-    sets: dict[str, Any] = Field(default_factory=dict)
+    paired: dict[str, Paired] = Field(default_factory=dict)
+    """The same pairs, with what changed."""
+    refused: dict[str, str] = Field(default_factory=dict)
+    """Models whose predictions are not counted, and why."""
+    sets: dict[str, Comparison] = Field(default_factory=dict)
     """Further test sets by name, each the same."""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from pipeline.evaluation.schema import Comparison, Interval, parse_comparison
+from pipeline.evaluation.schema import SOLVER, Comparison, Interval, Paired, parse_comparison
 
 
 def result_table(comparison: dict[str, Any] | Comparison) -> Table:
@@ -28,35 +28,36 @@ def result_table(comparison: dict[str, Any] | Comparison) -> Table:
     table.add_section()
     for name, baseline in result.baselines.items():
         shares = [f"{share:.3f}" for share in (baseline.precision, baseline.recall, baseline.accuracy)]
-        table.add_row(name.replace("_", " "), f"{baseline.f1:.3f}", *shares, style="dim")
+        table.add_row(baseline_name(name), f"{baseline.f1:.3f}", *shares, style="dim")
     return table
 
 
+def baseline_name(name: str) -> str:
+    """How a baseline is called in tables."""
+    return "exact solver (ceiling)" if name == SOLVER else name.replace("_", " ")
+
+
 def difference_lines(comparison: dict[str, Any] | Comparison) -> list[str]:
-    """One line a difference of F1, in words: what is better only where the interval excludes zero."""
+    """One line a difference of F1, in words (better only where the interval excludes zero), then the refused models."""
     result = comparison if isinstance(comparison, Comparison) else parse_comparison(comparison)
-    return [f"F1 {first} - {second}: {_signed(interval)}: {verdict(interval)}" for first, second, interval in
-            differences(result)]  # fmt: skip
+    lines = [paired_line(each) for each in result.paired.values()]
+    return lines + [f"not counted: {name}: {why}" for name, why in result.refused.items()]
 
 
-def differences(result: Comparison) -> list[tuple[str, str, Interval]]:
-    """(model, the model it is set against, F1 of the first minus F1 of the second)."""
-    pairs = {f"{first}-{second}": (first, second) for first in result.models for second in result.models}
-    return [(*pairs.get(name, (name, "?")), interval) for name, interval in result.differences.items()]
+def paired_line(each: Paired) -> str:
+    """Two models on the same rows, in words."""
+    return (
+        f"F1 {each.first} - {each.second}: {signed(each.f1)}: {each.verdict}; {each.fixed} rows fixed, {each.broken} "
+        f"broken (McNemar p {each.mcnemar_p:.2g})"
+    )
 
 
-def _signed(interval: Interval) -> str:
+def signed(interval: Interval) -> str:
+    """A difference with its interval."""
     return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
-
-
-def verdict(interval: Interval) -> str:
-    """`better`, `worse` or `not distinguishable from zero`."""
-    if interval.covers_zero:
-        return "not distinguishable from zero"
-    return "better" if interval.low > 0 else "worse"
 
 
 def _caption(result: Comparison) -> str:
     premises = result.data.get("premises")
     drawn = f" over {premises} premises" if premises else ""
-    return f"F1 of the valid class, 95 % bootstrap intervals{drawn}; below, baselines that do not reason."
+    return f"F1 of the valid class, 95 % bootstrap intervals{drawn}; below, baselines on the same rows."

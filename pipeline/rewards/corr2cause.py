@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipeline.recipe import Rewards
+from pipeline.recipe_rewards import Rewards
 from pipeline.tasks.corr2cause import Score, score
 
-RewardFunction = Callable[..., list[float | None]]
+Part = list[float | None]
+"""A value for each completion; None where the row's label cannot be graded."""
+RewardFunction = Callable[..., Part]
+LogMetric = Callable[[str, float], None]
+
+COLUMNS = ("premise", "hypothesis", "label")
+_FORMAT = re.compile(r"(?:(?!Therefore:).)*Therefore: (?:Yes|No)\s*", re.DOTALL)
+_SAME = 1e-6
 
 
 def completion_text(completion: Any) -> str:
@@ -17,51 +26,81 @@ def completion_text(completion: Any) -> str:
 
 
 class Scorer:
-    """Scores each batch of completions once and gives every reward function its part."""
+    """Scores each batch of completions once and gives every reward function its part, which is not yet weighed."""
 
-    def __init__(self, rewards: Rewards) -> None:
-        self.rewards = rewards
-        self._batch: tuple[list[str], dict[str, list[Any]]] = ([], {})
+    def __init__(self, rewards: Rewards, labels: Sequence[Any], longest: int) -> None:
+        """`labels` are those of the stage's rows, `longest` is the most tokens that a completion can have."""
+        self.rewards, self.longest = rewards, longest
+        valid, invalid = labels.count(1), labels.count(0)
+        self.class_weight = {1: (valid + invalid) / 2 / max(valid, 1), 0: (valid + invalid) / 2 / max(invalid, 1)}
+        self._batch: tuple[list[str], list[dict[str, Any]]] = ([], [])
         self._scores: list[Score] = []
 
-    def scores(self, completions: Sequence[Any], columns: dict[str, list[Any]]) -> list[Score]:
+    def functions(self) -> list[RewardFunction]:
+        """The reward functions for GRPOTrainer, in the order of the weights; TRL logs each apart under its name."""
+        return [getattr(self, name) for name in self.rewards.weights()]
+
+    def scores(self, completions: Sequence[Any], batch: dict[str, Any]) -> list[Score]:
         """Scores of a batch; the parts of one batch share them. An exception in the scorer is not caught."""
         texts = [completion_text(completion) for completion in completions]
-        if (texts, columns) != self._batch:
-            rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        rows = [dict(zip(COLUMNS, values, strict=True)) for values in zip(*(batch[c] for c in COLUMNS), strict=True)]
+        if (texts, rows) != self._batch:
             self._scores = [score(text, row) for text, row in zip(texts, rows, strict=True)]
-            self._batch = (texts, columns)
+            self._batch = (texts, rows)
         return self._scores
 
-    def functions(self) -> list[RewardFunction]:
-        """The reward functions for GRPOTrainer; TRL logs each apart under its own name."""
-        return [self.answer, self.reasoning_length, self.true_steps]
-
-    def answer(self, completions: Sequence[Any], **batch: Any) -> list[float | None]:
-        """correct_reward or incorrect_reward; unparsable counts as incorrect and is counted apart."""
-        scores = self.scores(completions, _columns(batch))
-        _log_shares(scores, batch["log_metric"])
+    def answer(self, completions: Sequence[Any], **batch: Any) -> Part:
+        """correct_reward or incorrect_reward; unparsable counts as incorrect and is counted apart. Logs the shares."""
+        started = time.perf_counter()
+        scores = self.scores(completions, batch)
         worth = {True: self.rewards.correct_reward, False: self.rewards.incorrect_reward, None: None}
-        return [worth[one.correct] for one in scores]
+        values = [worth[one.correct] for one in scores]
+        _log_shares(scores, batch["log_metric"])
+        others = [getattr(self, name)(completions, **batch) for name in list(self.rewards.weights())[1:]]
+        self._log_groups([values, *others], batch)
+        batch["log_metric"]("reward_time", time.perf_counter() - started)
+        return values
 
-    def reasoning_length(self, completions: Sequence[Any], **batch: Any) -> list[float | None]:
-        """reasoning_length_bonus for each reasoning step, up to max_bonus_steps."""
-        scores = self.scores(completions, _columns(batch))
-        most = self.rewards.max_bonus_steps
-        return [self.rewards.reasoning_length_bonus * min(len(one.steps), most) for one in scores]
+    def class_balanced(self, completions: Sequence[Any], **batch: Any) -> Part:
+        """+-1 for the answer, times the weight of the row's class."""
+        scores = self.scores(completions, batch)
+        return [
+            None if one.correct is None else self.class_weight[label] * (1 if one.correct else -1)
+            for one, label in zip(scores, batch["label"], strict=True)
+        ]
 
-    def true_steps(self, completions: Sequence[Any], **batch: Any) -> list[float | None]:
-        """true_steps times the share of steps before the first false one."""
-        scores = self.scores(completions, _columns(batch))
-        return [self.rewards.true_steps * one.true_share for one in scores]
+    def true_steps(self, completions: Sequence[Any], **batch: Any) -> Part:
+        """The share of steps before the first false one."""
+        return [one.true_share for one in self.scores(completions, batch)]
+
+    def format(self, completions: Sequence[Any], **batch: Any) -> Part:
+        """1 for a completion that ends in its answer, worded as the traces do, else 0."""
+        return [float(bool(_FORMAT.fullmatch(completion_text(each)))) for each in completions]
+
+    def reasoning_length(self, completions: Sequence[Any], **batch: Any) -> Part:
+        """Reasoning steps, at most max_bonus_steps."""
+        return [float(min(len(one.steps), self.rewards.max_bonus_steps)) for one in self.scores(completions, batch)]
+
+    def length_penalty(self, completions: Sequence[Any], **batch: Any) -> Part:
+        """From 0 at length_penalty_from tokens to -1 at the most tokens that a completion can have."""
+        free = min(self.rewards.length_penalty_from, self.longest - 1)
+        return [-max(0.0, (len(ids) - free) / (self.longest - free)) for ids in batch["completion_ids"]]
+
+    def _log_groups(self, parts: list[Part], batch: dict[str, Any]) -> None:
+        """Log the share of prompts whose completions all have the same reward: nothing is learned from them."""
+        groups: dict[tuple[str, str], list[float]] = {}
+        for premise, hypothesis, *values in zip(batch["premise"], batch["hypothesis"], *parts, strict=True):
+            weighed = zip(self.rewards.weights().values(), values, strict=True)
+            total = sum(weight * (value or 0.0) for weight, value in weighed)
+            groups.setdefault((premise, hypothesis), []).append(total)
+        spreads = [max(totals) - min(totals) for totals in groups.values() if len(totals) > 1]
+        if spreads:
+            batch["log_metric"]("groups_without_signal", sum(spread < _SAME for spread in spreads) / len(spreads))
 
 
-def _columns(batch: dict[str, Any]) -> dict[str, list[Any]]:
-    return {key: batch[key] for key in ("premise", "hypothesis", "label")}
-
-
-def _log_shares(scores: Sequence[Score], log_metric: Callable[[str, float], None]) -> None:
+def _log_shares(scores: Sequence[Score], log_metric: LogMetric) -> None:
     count = len(scores)
-    log_metric("share_yes", sum(one.parsed == "yes" for one in scores) / count)
+    for word in ("yes", "no"):
+        log_metric(f"share_{word}", sum(one.parsed == word for one in scores) / count)
     log_metric("unparsable", sum(one.parsed is None for one in scores) / count)
     log_metric("true_steps", sum(one.true_share for one in scores) / count)

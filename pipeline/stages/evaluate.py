@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline import dag
 from pipeline.errors import UserError
-from pipeline.evaluation.compare import compare, write_comparison
+from pipeline.evaluation.compare import compare, fail_for_refused, write_comparison
 from pipeline.evaluation.generate import Completion, complete
 from pipeline.evaluation.partial import PartialAnswers
 from pipeline.evaluation.predictions import (
@@ -23,6 +23,7 @@ from pipeline.evaluation.predictions import (
     Predictions,
     Step,
     check_against,
+    read_all,
     read_predictions,
     write_predictions,
 )
@@ -55,13 +56,14 @@ def main(logs: Path, stage: str, model: Path | None = None, name: str | None = N
     for each, source in models.items():
         predictions = predict(recipe, run, stage, each, source, rows, data.name, stop)
         run.log_metrics(stage, {"model": each, "rows": len(predictions.rows)})
-    found = {path.stem: read_predictions(path) for path in run.prediction_files()}
-    current = {each: one for each, one in found.items() if one.header.data_fingerprint == data.name}
+    found, refused = read_all(run.prediction_files(), rows, data.name)
     own: Evaluate = recipe.own(stage)
-    comparison = compare(current, recipe.training_stages(), recipe.task, own.bootstrap, recipe.seed)
+    comparison = compare(found, recipe.training_stages(), recipe.task, own.bootstrap, recipe.seed, refused)
     write_comparison(run.comparison, comparison)
     run.log_metrics(stage, {f"f1 {each}": result.f1.value for each, result in comparison.models.items()})
     print(f"report: {write_report(run)}", flush=True)
+    # a model from scratch that was never trained may well say nothing
+    fail_for_refused(comparison, [each for each in models if each != BASE or not recipe.model.scratch])
 
 
 def run_models(recipe: Recipe, run: RunDir) -> dict[str, str]:

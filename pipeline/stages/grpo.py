@@ -48,18 +48,19 @@ def main(logs: Path, stage: str) -> None:
     set_end_of_turn(model, tokenizer)
     data = dag.dataset_of(recipe, run)
     health = HealthCallback(run, stage, recipe.health)
+    prompts, args = prompt_dataset(data / f"{stage}.jsonl"), grpo_arguments(recipe, run, stage)
     trainer = GRPOTrainer(
         model=model,
-        reward_funcs=Scorer(own.rewards).functions(),
-        args=grpo_arguments(recipe, run, stage),
-        train_dataset=prompt_dataset(data / f"{stage}.jsonl"),
+        reward_funcs=Scorer(own.rewards, list(prompts["label"]), args.max_completion_length).functions(),
+        args=args,
+        train_dataset=prompts,
         processing_class=tokenizer,
         callbacks=[MetricsCallback(run, stage), health],
     )
     cast_adapters(trainer.model)
     guard = None
     if own.guard is not None:
-        guard = GuardCallback(run, stage, own.guard, trainer, tokenizer, read_rows(data / "dev.jsonl"))
+        guard = GuardCallback(run, stage, own.guard, health, trainer, tokenizer, read_rows(data / "dev.jsonl"))
         trainer.add_callback(guard)
     track(trainer, recipe, run, stage, dag.build(recipe, run)[stage].fingerprint)
     saver = CheckpointCallback(recipe, run, stage, trainer, stop, (health, guard) if guard else (health,))
@@ -79,7 +80,8 @@ def grpo_arguments(recipe: Recipe, run: RunDir, stage: str) -> Any:
 
     own: Grpo = recipe.own(stage)
     common = common_arguments(recipe, run, stage, own.global_batch_size, own.micro_batch_size)
-    options = {"num_generations": own.num_generations, **recipe.trainer_options(stage)}
+    weights = list(own.rewards.weights().values())
+    options = {"num_generations": own.num_generations, "reward_weights": weights, **recipe.trainer_options(stage)}
     revision = revision_of(starting_model(recipe, run, stage), recipe.model)
     if revision is not None:  # the trainer loads the reference model by its name, anew
         options["model_init_kwargs"] = {"revision": revision, **(options.get("model_init_kwargs") or {})}

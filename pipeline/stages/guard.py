@@ -15,6 +15,7 @@ from pipeline.evaluation.metrics import f1_score
 from pipeline.recipe import Guard
 from pipeline.run import RunDir
 from pipeline.tasks.corr2cause import score
+from pipeline.training.callbacks import HealthCallback
 
 STATE = ("best_f1", "best_step", "first_f1", "measured")
 BEST_WEIGHTS = "guard.safetensors"
@@ -28,9 +29,16 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(
-        self, run: RunDir, stage: str, guard: Guard, trainer: Any, tokenizer: Any, rows: list[dict[str, Any]]
+        self,
+        run: RunDir,
+        stage: str,
+        guard: Guard,
+        health: HealthCallback,
+        trainer: Any,
+        tokenizer: Any,
+        rows: list[dict[str, Any]],
     ) -> None:
-        self.run, self.stage, self.guard = run, stage, guard
+        self.run, self.stage, self.guard, self.health = run, stage, guard, health
         self.trainer, self.tokenizer, self.rows = trainer, tokenizer, rows[: guard.rows]
         self.best_f1, self.best_step, self.first_f1 = -1.0, 0, 0.0
         self.best: dict[str, torch.Tensor] = {}
@@ -74,11 +82,13 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
         )
         scores = [score(one.text, row) for one, row in zip(completions, self.rows, strict=True)]
         f1 = f1_score([one.parsed for one in scores], [row["label"] for row in self.rows])
-        yes = sum(one.parsed == "yes" for one in scores) / len(scores)
+        yes, no, none = (sum(one.parsed == each for one in scores) / len(scores) for each in ("yes", "no", None))
         true = sum(one.true_share for one in scores) / len(scores)
         if state.is_world_process_zero:
-            values = {"step": state.global_step, "dev_f1": f1, "dev_share_yes": yes, "dev_true_steps": true}
-            self.run.log_metrics(self.stage, values)
+            values = {"dev_f1": f1, "dev_share_yes": yes, "dev_share_no": no, "dev_unparsable": none}
+            values |= {"dev_true_steps": true}
+            self.run.log_metrics(self.stage, {"step": state.global_step, **values})
+            self.health.look(values, state.global_step)
             print(f"step {state.global_step}: dev F1 {f1:.3f}, {yes:.0%} yes, {true:.0%} true steps", flush=True)
         if f1 > self.best_f1:
             self.best_f1, self.best_step = f1, state.global_step

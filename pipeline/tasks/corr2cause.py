@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from math import comb
+from typing import Any
 
-from pipeline.causal import trace
+from pipeline.causal import claims, trace
+from pipeline.causal.solver import NoDag
 from pipeline.causal.text import Parsed, read_row, write_row
+from pipeline.errors import UserError
+from pipeline.tasks.yes_no import Answer, parse_answer
 
 PROMPTS = {
     "default": (
@@ -20,21 +23,6 @@ PROMPTS = {
     "paper": 'Question: {premise}\nCan we deduct the following: {claim}? Just answer "Yes" or "No."\n\nAnswer:',
 }
 """`default` is seed 000's prompt, `paper` that of Jin et al. 2024 (arXiv 2306.05836) for direct answers."""
-
-Answer = Literal["yes", "no"]
-
-_WORD = r"[\"'*\s]*(yes|no)\b(?!\s*(?:or\b|/))"
-_BARE = r"\W*(yes|no(?! [a-z]))\b(?!\s*(?:or\b|/))"
-"""`no` before another word negates that word and answers nothing; `yes or no` repeats the question."""
-
-_ANSWERS = [
-    re.compile(r"therefore[\s*]*(?::" + _WORD + "|,?" + _BARE + ")", re.IGNORECASE),
-    re.compile(r"\\boxed\{\s*(?:\\text\{)?\s*(yes|no)\b", re.IGNORECASE),
-    re.compile(r"answer[\s*]*(?:is\s*:?|:)" + _WORD, re.IGNORECASE),
-    re.compile(r"^\W*(yes|no)\b\W*$", re.IGNORECASE | re.MULTILINE),
-    re.compile(r"\A" + _BARE, re.IGNORECASE),
-]
-"""Where an answer stands, the most explicit form first; of one form the last counts."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +42,14 @@ class Score:
     parsed: Answer | None
     steps: tuple[Step, ...]
     reason: str
+    least_steps: int = 0
+    """Steps that reasoning of this kind has at least."""
 
     @property
     def true_share(self) -> float:
-        """Share of the reasoning steps before the first false one; 0 without steps."""
+        """Share of the reasoning steps before the first false one, of those that there should be; 0 without steps."""
         before = next((i for i, step in enumerate(self.steps) if not step.true), len(self.steps))
-        return before / len(self.steps) if self.steps else 0.0
+        return before / max(len(self.steps), self.least_steps) if self.steps else 0.0
 
 
 def message(premise: str, hypothesis: str, prompt: str) -> str:
@@ -78,27 +68,41 @@ def worked(premise: str, hypothesis: str, style: trace.Style) -> str:
     return trace.write(_parsed(premise, hypothesis), style)
 
 
-def parse_answer(completion: str) -> Answer | None:
-    """Yes or No as the completion finally states it, or None when it states neither."""
-    text = completion.rpartition("</think>")[2].partition("<think>")[0]
-    for pattern in _ANSWERS:
-        found = list(pattern.finditer(text))
-        if found:
-            return "yes" if (found[-1][found[-1].lastindex or 0]).lower() == "yes" else "no"
-    return None
-
-
 def score(completion: str, row: Mapping[str, Any]) -> Score:
     """Judge a completion against a row with `premise`, `hypothesis` and `label` (0 or 1).
 
-    An answer that cannot be parsed is incorrect. Steps are those that the trace grammar (docs/trace.md) can read.
+    An answer that cannot be parsed is incorrect. Steps are the statements of a trace (docs/trace.md), or the different
+    claims about edges that another text makes: at least as many as there are pairs of variables, lest one claim that
+    is sure to be true be all the reasoning. Of a premise that no DAG satisfies nothing is true, and none is judged.
     """
-    verdicts = trace.check(completion, _parsed(str(row["premise"]), str(row["hypothesis"])))
-    steps = tuple(Step(verdict.claim, verdict.holds, verdict.reason) for verdict in verdicts)
-    parsed = parse_answer(completion)
-    if row["label"] not in (0, 1):
-        return Score(None, parsed, steps, f"the label is {row['label']!r}, neither 0 nor 1")
-    wanted: Answer = "yes" if row["label"] == 1 else "no"
+    parsed = _parsed(str(row["premise"]), str(row["hypothesis"]))
+    try:
+        judged = claims.check(completion, parsed)
+    except NoDag:
+        judged = []
+    least = 0
+    if not any(each.kind == "section" for each in judged):
+        judged = list(dict.fromkeys(each for each in judged if each.kind != "conclusion"))
+        least = comb(len(parsed.premise.names), 2)
+    steps = tuple(Step(each.text, each.true, each.reason) for each in judged)
+    return _graded(parse_answer(completion), row["label"], steps, least)
+
+
+def score_published(completion: str, row: Mapping[str, Any]) -> Score:
+    """Judge the answer of a completion against a row as published: `input` and `label` (0 or 1, maybe as text).
+
+    No step is judged, so that rows in any wording can be scored. Raises UserError for a row without the text `input`.
+    """
+    if not isinstance(row.get("input"), str):
+        raise UserError("a row has the text `input` and its `label`", value=str(dict(row))[:60], do="mend this row")
+    label = row.get("label")
+    return _graded(parse_answer(completion), int(label) if label in ("0", "1") else label)
+
+
+def _graded(parsed: Answer | None, label: Any, steps: tuple[Step, ...] = (), least: int = 0) -> Score:
+    if label not in (0, 1):
+        return Score(None, parsed, steps, f"the label is {label!r}, neither 0 nor 1", least)
+    wanted: Answer = "yes" if label == 1 else "no"
     if parsed is None:
-        return Score(False, None, steps, "no answer could be parsed")
-    return Score(parsed == wanted, parsed, steps, f"answered {parsed}, the label says {wanted}")
+        return Score(False, None, steps, "no answer could be parsed", least)
+    return Score(parsed == wanted, parsed, steps, f"answered {parsed}, the label says {wanted}", least)

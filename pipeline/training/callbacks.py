@@ -54,14 +54,18 @@ class HealthCallback(TrainerCallback):  # type: ignore[misc]
         """Look at what the trainer logs."""
         if not state.is_world_process_zero:
             return
-        for warning in health_warnings(logs or {}, self.health):
-            if self.health.stop:
-                raise StageFailed("training health", value=warning, where=f"{self.stage}, step {state.global_step}",
-                                  do="see docs/cli.md, training health; health.stop: false goes on")  # fmt: skip
+        self.look(logs or {}, state.global_step)
+
+    def look(self, logs: dict[str, Any], step: int) -> None:
+        """Say what is wrong with these numbers, in the log and in metrics.jsonl, or stop."""
+        for warning in health_warnings(logs, self.health):
             if warning not in self.told:
                 self.told.add(warning)
-                print(f"warning: training health: {warning} (step {state.global_step})", flush=True)
-                self.run.log_metrics(self.stage, {"step": state.global_step, "health": warning})
+                print(f"warning: training health: {warning} (step {step})", flush=True)
+                self.run.log_metrics(self.stage, {"step": step, "health": warning})
+            if self.health.stop:
+                raise StageFailed("training health", value=warning, where=f"{self.stage}, step {step}",
+                                  do="see docs/cli.md, training health; health.stop: false goes on")  # fmt: skip
 
     def save(self, folder: Path) -> None:
         """Write what was said into a checkpoint's folder."""
@@ -82,7 +86,10 @@ def health_warnings(logs: dict[str, Any], health: Health) -> list[str]:
         warnings.append("the gradient is zero")
     if float(logs.get("kl") or 0.0) > health.kl_max:
         warnings.append(f"KL is above health.kl_max {health.kl_max}")
-    share = logs.get("share_yes")
-    if share is not None and not 1 - health.one_sided_share <= float(share) <= health.one_sided_share:
-        warnings.append("answers are one-sided: nearly all " + ("Yes" if float(share) > 0.5 else "No"))
+    for prefix, which in (("", "answers"), ("dev_", "answers on dev rows")):
+        for word in ("Yes", "No"):
+            if float(logs.get(f"{prefix}share_{word.lower()}", 0.0)) > health.one_sided_share:
+                warnings.append(f"{which} are one-sided: nearly all {word}")
+        if float(logs.get(f"{prefix}unparsable", 0.0)) > health.one_sided_share:
+            warnings.append(f"{which} can hardly ever be parsed")
     return warnings

@@ -58,13 +58,15 @@ def status(
         print_json(_status_json(folder, states, seen) | ({"events": folder.events()} if events else {}))
         return
     show.states(states, seen)
+    show.health(folder, settings)
     if events:
         show.events(folder.events())
 
 
 def _status_json(folder: RunDir, states: list[StageStatus], seen: Look) -> dict[str, Any]:
     queue = {"seen": seen.seen, "age_seconds": seen.age, "error": seen.error}
-    return {"run": folder.name, "stages": [each.as_dict() for each in states], "queue": queue}
+    stages = [{**each.as_dict(), "health": show.health_found(folder, each.stage)} for each in states]
+    return {"run": folder.name, "stages": stages, "queue": queue}
 
 
 def _watch(folder: RunDir, settings: Recipe, as_json: bool) -> None:

@@ -146,6 +146,11 @@ class Cluster:
         self._start(name, ["slurmd", "-D", "-N", name])
         self._wait(name, partial(self._is_idle, name))
 
+    def start_controller(self) -> None:
+        """Start a slurmctld in place of one that was ended, and wait until it answers. Raises as `up` does."""
+        self._start("slurmctld", ["slurmctld", "-D"])
+        self._wait("slurmctld", lambda: self.call("scontrol", "ping").returncode == 0)
+
     def down(self) -> None:
         """End exactly the processes of this cluster, jobs included. Nothing happens when there are none."""
         for part in reversed(list(self.processes)):
