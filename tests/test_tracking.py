@@ -67,7 +67,7 @@ def test_all_attempts_are_sent_as_one_run_with_one_history(project: Offline) -> 
 
 def test_what_was_sent_between_two_attempts_is_written_over(project: Offline) -> None:
     """The first attempt alone, then the last: no step twice; the killed one, which cannot be read, is passed over."""
-    first, killed, last = folders(project)
+    _, killed, last = folders(project)
     forget(project)
     with recording() as recorder:
         project.env["WANDB_BASE_URL"] = recorder.url
@@ -100,6 +100,7 @@ def test_a_sync_that_fails_is_told_and_can_be_repeated(project: Offline) -> None
         project.env["WANDB_API_KEY"] = key
     assert "did not send" in err and "`sync` again" in err
     assert not list(project.home.rglob("*.synced"))
+    assert not (project.home / "wandb").exists(), "wandb wrote into the project"
 
 
 def test_the_key_stands_in_no_file(project: Offline) -> None:

@@ -12,7 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 VIEWER = {"id": "u", "entity": "me", "username": "me", "flags": "{}", "email": "me@example.org"}
-SERVER = {"cliVersionInfo": {"max_cli_version": "9.9.9"}, "latestLocalVersionInfo": None, "features": []}
+SERVER: dict[str, Any] = {
+    "cliVersionInfo": {"max_cli_version": "9.9.9"},
+    "latestLocalVersionInfo": None,
+    "features": [],
+}
 
 
 @dataclass
@@ -40,8 +44,9 @@ class Recorder:
             return {"data": self._data(str(asked.get("operationName")), asked["query"], asked.get("variables") or {})}
         if path.endswith("/file_stream"):
             run = path.split("/")[-2]
-            sent = (json.loads(text).get("files") or {}).get("wandb-history.jsonl")
-            for index, line in enumerate(sent["content"] if sent else []):
+            files = json.loads(text).get("files") or {}
+            sent = files.get("wandb-history.jsonl", {"content": [], "offset": 0})
+            for index, line in enumerate(sent["content"]):
                 self.lines[run][sent["offset"] + index] = line
         return {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,6 +57,8 @@ def _go_online(cluster: ClusterFile) -> None:
     os.environ.update(variables(cluster))
     for name in OFFLINE:
         os.environ.pop(name, None)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _fetch(item: Item, run: RunDir) -> Fetched:

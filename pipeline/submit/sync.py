@@ -37,8 +37,8 @@ def send_newest(folders: list[Path], cluster: ClusterFile) -> Path | None:
         if is_sent(folder):
             return None
         done = subprocess.run(
-            [sys.executable, "-m", "wandb", "sync", str(folder)], env=_environment(cluster), stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+            [sys.executable, "-m", "wandb", "sync", str(folder)], env=_environment(cluster, folder), check=False,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         if is_sent(folder):
             return folder
@@ -51,7 +51,7 @@ def send_newest(folders: list[Path], cluster: ClusterFile) -> Path | None:
     )  # fmt: skip
 
 
-def _environment(cluster: ClusterFile) -> dict[str, str]:
-    """The site's variables and the user's, without what kept the jobs offline."""
-    merged = {**os.environ, **variables(cluster)}
-    return {name: value for name, value in merged.items() if name not in ("WANDB_MODE", "WANDB_DIR")}
+def _environment(cluster: ClusterFile, folder: Path) -> dict[str, str]:
+    """The site's variables and the user's, without what kept the jobs offline; wandb's own log stays in the stage."""
+    merged = {**os.environ, **variables(cluster), "WANDB_DIR": str(folder.parent.parent)}
+    return {name: value for name, value in merged.items() if name != "WANDB_MODE"}
