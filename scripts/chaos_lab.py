@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 HOME = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(HOME), str(HOME / "tests"), str(HOME / "tests" / "slurm_cluster")]
+for folder in ("tests/slurm_cluster", "tests", ""):
+    sys.path.insert(0, str(HOME / folder))
 
 from cluster import Cluster
 from processes import living, wait_until
@@ -124,7 +124,9 @@ class Lab:
             "weights": {stage: file_hash(run.model(stage) / "model.safetensors") for stage in TRAINING},
             "evaluation": {key: comparison[key] for key in ("data", "models", "baselines", "differences", "sets")},
             "answers": answers,
-            "steps": {stage: [line["step"] for line in run.read_metrics(stage) if "loss" in line] for stage in TRAINING},
+            "steps": {
+                stage: [line["step"] for line in run.read_metrics(stage) if "loss" in line] for stage in TRAINING
+            },
         }
 
     def attempts(self, name: str) -> dict[str, int]:
@@ -170,7 +172,7 @@ def laboratory() -> Iterator[Lab]:
         yield Lab(cluster, home, disk)
     finally:
         cluster.down()
-        if os.path.ismount(disk):  # noqa: PTH115 (Path.is_mount does not know a tmpfs within one device)
+        if disk.is_mount():
             wait_until("the disk is free", lambda: not _unmount_fails(disk))
         shutil.rmtree(root)
 
