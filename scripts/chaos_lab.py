@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 HOME = Path(__file__).resolve().parent.parent
-for folder in ("tests/slurm_cluster", "tests", ""):
-    sys.path.insert(0, str(HOME / folder))
+sys.path.extend(str(HOME / folder) for folder in ("", "tests", "tests/slurm_cluster"))
 
 from cluster import Cluster
 from processes import living, wait_until
