@@ -15,8 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-HOME = Path(__file__).resolve().parent.parent
-sys.path.extend(str(HOME / folder) for folder in ("", "tests", "tests/slurm_cluster"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(2, str(Path(__file__).resolve().parent.parent / "tests" / "slurm_cluster"))
 
 from cluster import Cluster
 from processes import living, wait_until
@@ -26,6 +27,7 @@ from pipeline.records import file_hash
 from pipeline.run import RunDir
 from pipeline.training import checkpoints
 
+HOME = Path(__file__).resolve().parent.parent
 RECIPE = (
     "data.completions=answer", "sft.max_steps=24", "sft.learning_rate=5e-3", "sft.logging_steps=1",
     "sft.checkpoint.every_steps=4", "grpo.max_steps=10", "grpo.learning_rate=1e-3", "grpo.logging_steps=1",
