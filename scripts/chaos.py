@@ -85,7 +85,7 @@ class Round:
             fault = waiting.pop(0)
             if fault.stage not in stage_done:
                 fault.inject(self.lab, self.name)
-                self.log(f"  {fault.kind} in {fault.stage}: {fault.injected or 'too late'}")
+            self.log(f"  {fault.kind} in {fault.stage}: {fault.injected or 'too late'}")
         queue = self.lab.queue(self.name)
         if queue is None or any(job[2] != "DependencyNeverSatisfied" for job in queue.values()):
             time.sleep(0.2)

@@ -21,6 +21,10 @@ HUNG = 150.0
 """Seconds within which Slurm ends a job that has hung since its start, with a limit of a minute."""
 
 
+SPANS = {"preprocess": 3, "sft": 9, "grpo": 9, "evaluate": 8}
+"""Seconds, about, for which a stage is at work here before it trains or is through."""
+
+
 @dataclass
 class Fault:
     """One fault: what, in which stage, when (`step` of training, else `seconds` after the stage began)."""
@@ -59,7 +63,7 @@ def draw(rng: random.Random, kind: str, shape: str) -> Fault:
     stage = rng.choice(stages)
     last = {"sft": 24, "grpo": 10}.get(stage, 0)
     step = rng.randint(1, last - 2) if last and rng.random() < 0.75 else 0
-    return Fault(kind, stage, step, round(rng.uniform(0, 12), 2), rng)
+    return Fault(kind, stage, step, round(rng.uniform(0, SPANS[stage]), 2), rng)
 
 
 def _job(fault: Fault, lab: Lab, name: str) -> tuple[str, str] | None:
