@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ from processes import wait_until
 
 PATIENCE = 420.0
 """Seconds after which a round counts as hung."""
-MOST_RETRIES = 6
-RARE = {"hung until TIMEOUT": 0.25, "time limit near": 0.7}
+MOST_MENDED = 6
+RARE = {"hung until TIMEOUT": 0.25, "time limit near": 0.7, "node cut off": 0.6}
 """Kinds that take long, drawn less often than others (1)."""
-CLEAR = ("failed", "interrupted", "cancelled", "blocked", "done")
-"""What `status` may say of a stage of a quiet run: all else leaves its user in the dark."""
+CLEAR = ("failed", "interrupted", "cancelled", "blocked", "done", "ended, cause unknown")
+"""What `status` may say of a stage of a quiet run; the last only where Slurm itself has lost the job."""
+LOST = "Slurm does not know it"
 
 
 class Wrong(Exception):
@@ -48,7 +50,7 @@ class Round:
         self.submitter = self.rng.choice([None, None, None, signal.SIGTERM, signal.SIGKILL])
         self.delay = round(self.rng.uniform(0.3, 6), 2)
         self.submitter_told = ""
-        self.retries: list[str] = []
+        self.mended: list[str] = []
 
     def _draw(self) -> list[Fault]:
         weights = {kind: RARE.get(kind, 1.0) for kind in KINDS}
@@ -87,38 +89,45 @@ class Round:
                 fault.inject(self.lab, self.name)
             self.log(f"  {fault.kind} in {fault.stage}: {fault.injected or 'too late'}")
         queue = self.lab.queue(self.name)
-        if queue is None or any(job[2] != "DependencyNeverSatisfied" for job in queue.values()):
+        moving = [job for job in (queue or {}).values() if job[2] not in ("DependencyNeverSatisfied", "Dependency")]
+        if queue is None or any(job[2] != "JobHeldUser" for job in moving):
             time.sleep(0.2)
-            return self._refuse_held(queue)
+            return self._refuse_held(queue or {})
+        if queue and not moving and "DependencyNeverSatisfied" not in {job[2] for job in queue.values()}:
+            return False  # the next stage is about to start
         states = self.lab.states(self.name)
-        if not states:
-            return False
-        if all(each["state"] == "done" for each in states.values()):
+        if states and all(each["state"] == "done" for each in states.values()):
             return True
-        self._retry(states)
+        if states:
+            self._mend(states, held=bool(moving))
         return False
 
-    def _refuse_held(self, queue: dict[str, tuple[str, str, str, str]] | None) -> bool:
-        held = [stage for stage, job in (queue or {}).items() if "held" in job[2].lower()]
+    def _refuse_held(self, queue: dict[str, tuple[str, str, str, str]]) -> bool:
+        held = [stage for stage, job in queue.items() if "held" in job[2].lower() and job[2] != "JobHeldUser"]
         if held:
             raise Wrong(f"{held[0]} is held for ever: {queue}")
         return False
 
-    def _retry(self, states: dict[str, dict[str, Any]]) -> None:
-        """What status says must be clear; `retry` then."""
+    def _mend(self, states: dict[str, dict[str, Any]], *, held: bool) -> None:
+        """What status says must be clear; then `retry`, or `run` again where Slurm lost the release of a job."""
         told = {stage: f"{each['state']}: {each['reason']}" for stage, each in states.items()}
         unclear = [stage for stage, each in states.items() if each["state"] not in CLEAR]
-        broken = {stage: words for stage, words in told.items() if words.startswith(("failed", "interr", "canc"))}
-        if unclear or not broken or not all(words.partition(": ")[2] for words in broken.values()):
+        broken = {
+            stage: words for stage, words in told.items() if words.startswith(("failed", "interr", "canc", "ended"))
+        }
+        if not held and (unclear or not broken or not all(words.partition(": ")[2] for words in broken.values())):
             raise Wrong(f"no clear end: {told}")
-        if len(self.retries) >= MOST_RETRIES:
-            raise Wrong(f"{MOST_RETRIES} retries did not mend it: {told}")
-        first = next(iter(broken.items()))
-        self.retries.append(f"{first[0]} {first[1][:160]}")
-        self.log(f"  retry: {self.retries[-1]}")
-        code, words = self.lab.call("retry", self.name)
+        if any(words.startswith("ended") and LOST not in words for words in broken.values()):
+            raise Wrong(f"no clear end: {told}")
+        if len(self.mended) >= MOST_MENDED:
+            raise Wrong(f"mended {MOST_MENDED} times in vain: {told}")
+        words = self.lab.run_words(self.name, self.shape) if held else ["retry", self.name]
+        stage, reason = next(iter(broken.items()), ("", "held"))
+        self.mended.append(f"{words[0]}: {stage} {reason[:160]}")
+        self.log(f"  {self.mended[-1]}")
+        code, answer = self.lab.call(*words)
         if code:
-            raise Wrong(f"`retry` ended with {code}: {words[-500:]}")
+            raise Wrong(f"`{words[0]}` ended with {code}: {answer[-500:]}")
 
     def _verify(self, reference: dict[str, Any]) -> None:
         """The same weights, answers, numbers and steps; no job, process or checkpoint left."""
@@ -148,7 +157,7 @@ class Round:
         begun = self.lab.attempts(self.name)
         return {
             "round": number, "seed": seed, "shape": self.shape, "faults": faults, "attempts": begun,
-            "recoveries": sum(max(0, count - 1) for count in begun.values()), "retries": self.retries,
+            "recoveries": sum(max(0, count - 1) for count in begun.values()), "mended": self.mended,
             "lost_steps": self.lab.lost_steps(self.name), "outcome": outcome, "seconds": round(seconds),
         }  # fmt: skip
 
@@ -169,10 +178,14 @@ def references(lab: Lab, shapes: list[str]) -> dict[str, dict[str, Any]]:
         code, told = lab.call(*lab.run_words(name, shape))
         if code:
             raise Wrong(told)
-        wait_until("the undisturbed run is over", lambda name=name: lab.queue(name) == {}, PATIENCE)  # type: ignore[misc]
+        wait_until("the undisturbed run is over", partial(_is_over, lab, name), PATIENCE)
         found[shape] = lab.result(name)
         print(f"undisturbed, {shape}: {found[shape]['weights']}", flush=True)
     return found
+
+
+def _is_over(lab: Lab, name: str) -> bool:
+    return lab.queue(name) == {}
 
 
 def play(lab: Lab, seed: int, number: int, reference: dict[str, dict[str, Any]], results: Path) -> bool:
@@ -188,7 +201,7 @@ def play(lab: Lab, seed: int, number: int, reference: dict[str, dict[str, Any]],
     line = this.record(seed, number, outcome, time.monotonic() - begun)
     with results.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
-    told = f"{line['recoveries']} recoveries, {len(this.retries)} retries, {line['lost_steps']} steps lost"
+    told = f"{line['recoveries']} recoveries, {len(this.mended)} times mended, {line['lost_steps']} steps lost"
     print(f"  {outcome} ({told}, {line['seconds']} s)", flush=True)
     this.clear_away()
     return outcome == "same result"
@@ -200,7 +213,7 @@ def summary(lines: list[dict[str, Any]]) -> str:
     return "\n".join([
         f"{len(lines)} rounds, {sum(line['outcome'] != 'same result' for line in lines)} wrong, "
         f"{sum(kinds.values())} faults, {sum(line['recoveries'] for line in lines)} recoveries, "
-        f"{sum(bool(line['retries']) for line in lines)} rounds with a retry, "
+        f"{sum(bool(line['mended']) for line in lines)} rounds mended by `retry` or `run`, "
         f"{sum(line['lost_steps'] for line in lines)} steps lost",
         *(f"  {count:3d} {kind}" for kind, count in kinds.most_common()),
     ])  # fmt: skip
@@ -221,7 +234,10 @@ def main() -> int:
     with laboratory() as lab:
         shapes = {Round(lab, given.seed, number).shape for number in todo}
         reference = references(lab, sorted(shapes))
-        well = [play(lab, given.seed, number, reference, given.results) for number in todo]
+        try:
+            well = [play(lab, given.seed, number, reference, given.results) for number in todo]
+        except KeyboardInterrupt:
+            return 130
     print(summary([json.loads(line) for line in given.results.read_text().splitlines()]))
     return 0 if all(well) else 1
 

@@ -17,6 +17,8 @@ from processes import belonging, send
 
 WARNED = 45.0
 """Seconds within which Slurm, which looks every 30 s, warns of a time limit."""
+GIVEN_UP = 90.0
+"""Seconds within which Slurm gives a silent node up and starts its job elsewhere."""
 HUNG = 150.0
 """Seconds within which Slurm ends a job that has hung since its start, with a limit of a minute."""
 
@@ -154,15 +156,35 @@ def kill_body(fault: Fault, lab: Lab, name: str) -> str | None:
 
 
 def kill_slurmd(fault: Fault, lab: Lab, name: str) -> str | None:
-    """The slurmd of the job's node dies, the job lives on unseen; it is back before or after the node is given up."""
+    """The slurmd of the job's node dies and is back in a moment."""
     found = _job(fault, lab, name)
     if not found:
         return None
-    away = fault.rng.uniform(0, 30)
+    away = fault.rng.uniform(0, 8)
     lab.cluster.kill(found[1])
     time.sleep(away)
     lab.cluster.start_node(found[1], idle=False)
     return f"{found[1][-2:]} away for {away:.0f} s"
+
+
+def cut_off_node(fault: Fault, lab: Lab, name: str) -> str | None:
+    """A node is cut off: Slurm gives it up and starts the job elsewhere, while the first attempt lives on unseen."""
+    found = _job(fault, lab, name)
+    if not found:
+        return None
+    ranks, began = _alive(fault, lab, name, _is_rank), len(lab.run(name).attempts(fault.stage))
+    for pid in ranks:  # a long stage, in short
+        send(pid, signal.SIGSTOP)
+    lab.cluster.kill(found[1])
+    end = time.monotonic() + GIVEN_UP
+    while time.monotonic() < end and len(lab.run(name).attempts(fault.stage)) == began:
+        time.sleep(0.2)
+    for pid in ranks:
+        send(pid, signal.SIGCONT)
+    time.sleep(fault.rng.uniform(0, 15))
+    lab.cluster.start_node(found[1], idle=False)
+    twice = len(lab.run(name).attempts(fault.stage)) > began
+    return f"{found[1][-2:]}, {'two attempts at once' if twice else 'not given up'}"
 
 
 def kill_node(fault: Fault, lab: Lab, name: str) -> str | None:
@@ -243,6 +265,7 @@ KINDS: dict[str, Callable[[Fault, Lab, str], str | None]] = {
     "kill -9 torchrun": kill_torchrun,
     "kill -9 batch script": kill_body,
     "slurmd dies": kill_slurmd,
+    "node cut off": cut_off_node,
     "node dies": kill_node,
     "slurmctld restart": restart_controller,
     "full disk": fill_disk,

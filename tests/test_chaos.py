@@ -23,8 +23,10 @@ def test_a_broken_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     if reason:
         pytest.skip(NO_SLURM + reason)
     results = tmp_path / "chaos.jsonl"
-    command = [sys.executable, "scripts/chaos.py", "--rounds", str(ROUNDS), "--seed", str(SEED), "--results", results]
-    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=False)
+    words = ["--rounds", str(ROUNDS), "--seed", str(SEED), "--results", str(results)]
+    done = subprocess.run(
+        [sys.executable, "scripts/chaos.py", *words], cwd=HOME, capture_output=True, text=True, check=False
+    )
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line["outcome"] for line in lines] == ["same result"] * ROUNDS
