@@ -26,6 +26,8 @@ from processes import wait_until
 
 PATIENCE = 420.0
 """Seconds after which a round counts as hung."""
+STUCK = 20.0
+"""Seconds after which jobs that wait for others, of which none is at work, wait for nothing."""
 MOST_MENDED = 6
 RARE = {"hung until TIMEOUT": 0.25, "time limit near": 0.7, "node cut off": 0.6}
 """Kinds that take long, drawn less often than others (1)."""
@@ -51,6 +53,8 @@ class Round:
         self.delay = round(self.rng.uniform(0.3, 6), 2)
         self.submitter_told = ""
         self.mended: list[str] = []
+        self.seen: dict[str, tuple[str, str, str, str]] = {}
+        self.seen_since = 0.0
 
     def _draw(self) -> list[Fault]:
         weights = {kind: RARE.get(kind, 1.0) for kind in KINDS}
@@ -93,7 +97,9 @@ class Round:
         if queue is None or any(job[2] != "JobHeldUser" for job in moving):
             time.sleep(0.2)
             return self._refuse_held(queue or {})
-        if queue and not moving and "DependencyNeverSatisfied" not in {job[2] for job in queue.values()}:
+        if queue != self.seen:
+            self.seen, self.seen_since = queue, time.monotonic()
+        if "Dependency" in {job[2] for job in queue.values()} and time.monotonic() < self.seen_since + STUCK:
             return False  # the next stage is about to start
         states = self.lab.states(self.name)
         if states and all(each["state"] == "done" for each in states.values()):
