@@ -117,8 +117,9 @@ def default_via() -> Via:
 
 
 def has_gaps(run: RunDir, states: Sequence[StageStatus]) -> bool:
-    """Whether a run at work lacks jobs: of stages that nobody submitted or that ended before they were done."""
-    return bool(transaction.torn_stages(run)) or any(each.state in (*GAPS, "not started") for each in states)
+    """Whether a run at work lacks a job, of a stage that nobody submitted or that ended too early, or a release."""
+    lacking = any(each.state in (*GAPS, "not started") or each.reason == "JobHeldUser" for each in states)
+    return lacking or bool(transaction.torn_stages(run))
 
 
 def active(run: RunDir, recipe: Recipe) -> list[StageStatus] | None:

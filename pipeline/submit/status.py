@@ -93,7 +93,8 @@ def _state(run: RunDir, name: str, submitted: Mapping[str, Any], seen: Look) -> 
         return _ended_state(known)
     if record.get("state") == "running":
         return _running_state(record, job, seen)
-    return (UNKNOWN, "the job left no record") if job else ("not started", "")
+    lost = "the job left no record, Slurm does not know it; `retry` submits it again"
+    return (UNKNOWN, lost) if job else ("not started", "")
 
 
 def _belongs(record: Mapping[str, Any], submitted: Mapping[str, Any]) -> bool:

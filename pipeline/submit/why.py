@@ -22,7 +22,7 @@ REASONS = {
     "Dependency": "it waits for the stages that it needs",
     "DependencyNeverSatisfied": "a stage that it needs failed: it never starts by itself; `retry` mends it",
     "BeginTime": "its earliest start has not come; a requeued job waits about two minutes",
-    "JobHeldUser": "it is held; `scontrol release JOB` lets it start",
+    "JobHeldUser": "it is held, by its user, or Slurm crashed before it had saved the release; `run` lets it start",
     "JobHeldAdmin": "an administrator holds it, or it was requeued too often: ask the site's support",
     "PartitionDown": "its partition is down",
     "PartitionInactive": "its partition takes jobs but starts none now",

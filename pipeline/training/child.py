@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from pipeline.run import HOME
 from pipeline.training.ranks import die_with_parent
 from pipeline.training.stop import STOP_FILE, STOPPED_CODE, STOPPED_FILE
 
+LOOK = 2.0
+"""Seconds between looks whether a later attempt has begun."""
 ASKED = (signal.SIGTERM, signal.SIGINT)
 """Signals after which nothing that a stage has not saved is waited for; SIGUSR1 only asks to save in time."""
 
@@ -34,12 +37,14 @@ class Child:
             signal.signal(number, self._stop)
 
     def run(
-        self, command: Sequence[str], environment: dict[str, str], log: Path, *, alone: bool = True
+        self, command: Sequence[str], environment: dict[str, str], log: Path, successor: Path, *, alone: bool = True
     ) -> tuple[int, str]:
         """(exit code, reason): 130 when the stage was stopped, with the last line of output as reason of a failure.
 
         `alone` says that the command is the stage's only process. Else it is a launcher, which would kill the ranks
         when it is told to end: it does not hear of signals, the ranks poll the stop file beside the log.
+        When `successor` appears, a later attempt is at work on another node, as this one was taken for dead: the
+        processes are killed, so that two never write the same files.
         """
         self.folder, self.alone = log.parent, alone
         if self.stopped_by in ASKED:
@@ -50,13 +55,23 @@ class Child:
         )  # fmt: skip
         if self.stopped_by:  # the signal came while the process was being made
             self._ask()
+        over = threading.Event()
+        threading.Thread(target=self._give_way, args=(self.process.pid, successor, over), daemon=True).start()
         last_line = self._copy_output(log)
         code = self.process.wait()
+        over.set()
         stopped = read_json(self.folder / STOPPED_FILE)
         if stopped or (code and self.stopped_by in ASKED):
             return STOPPED_CODE, self._told() + (f" {stopped['progress']}" if stopped else "")
         text = last_line.decode(errors="replace")[-300:]
         return (0, "") if code == 0 else (code if code in (2, 3) else 1, text or f"exit code {code}")
+
+    def _give_way(self, group: int, successor: Path, over: threading.Event) -> None:
+        while not over.wait(LOOK):
+            if successor.exists():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL)
+                return
 
     def _prepare(self) -> None:
         """In the new process, before it becomes the command."""

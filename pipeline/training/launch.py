@@ -138,15 +138,28 @@ def execute(run: RunDir, name: str) -> int:
         code, reason = error.exit_code, str(error)
         print(f"error: {error}", file=sys.stderr, flush=True)
     finally:
-        before = run.state(name)
-        cancelled = code == STOPPED_CODE and before["state"] == "cancelled"
-        state = "cancelled" if cancelled else {0: "done", STOPPED_CODE: "interrupted"}.get(code, "failed")
-        reason = f"{before['reason']}; {reason}" if cancelled else reason
-        stopped = why_stopped() if code == STOPPED_CODE else ""
-        run.write_state(name, state=state, ended=now(), exit_code=code, reason=reason, slurm=stopped)
+        superseded = run.next_attempt(name, attempt).exists()
+        if not superseded:
+            state, reason = record_end(run, name, code, reason)
+    if superseded:
+        print(
+            f"a later attempt of {name} has begun, on a node that Slurm knows to live: this one gives way", flush=True
+        )
+        return code or 1
     if state == "interrupted" and job and child.stopped_by != signal.SIGINT:
         back_to_the_queue(run, name, job, reason)
     return code
+
+
+def record_end(run: RunDir, name: str, code: int, reason: str) -> tuple[str, str]:
+    """Record how an attempt ended; (state, reason)."""
+    before = run.state(name)
+    cancelled = code == STOPPED_CODE and before["state"] == "cancelled"
+    state = "cancelled" if cancelled else {0: "done", STOPPED_CODE: "interrupted"}.get(code, "failed")
+    reason = f"{before['reason']}; {reason}" if cancelled else reason
+    stopped = why_stopped() if code == STOPPED_CODE else ""
+    run.write_state(name, state=state, ended=now(), exit_code=code, reason=reason, slurm=stopped)
+    return state, reason
 
 
 def work(run: RunDir, recipe: Recipe, stage: Stage, child: Child, attempt: int) -> tuple[int, str]:
@@ -163,8 +176,9 @@ def work(run: RunDir, recipe: Recipe, stage: Stage, child: Child, attempt: int) 
     log = run.attempt_log(stage.name, attempt)
     command = launch_command(stage, run.logs, resources, count)
     environment = process_environment(count, log.parent)
-    code, reason = child.run(command, environment, log, alone=resources.launcher == "none")
-    if code == 0:
+    successor = run.next_attempt(stage.name, attempt)
+    code, reason = child.run(command, environment, log, successor, alone=resources.launcher == "none")
+    if code == 0 and not successor.exists():
         run.mark_done(stage.name, stage.fingerprint, list(stage.outputs))
         remove([run.checkpoints(stage.name)])
     return code, reason
