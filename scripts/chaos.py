@@ -205,6 +205,7 @@ def play(lab: Lab, seed: int, number: int, reference: dict[str, dict[str, Any]],
         outcome = f"WRONG: {wrong}"
         lab.keep_evidence(this.name, results.parent / f"chaos-{this.name}")
     line = this.record(seed, number, outcome, time.monotonic() - begun)
+    results.parent.mkdir(parents=True, exist_ok=True)
     with results.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
     told = f"{line['recoveries']} recoveries, {len(this.mended)} times mended, {line['lost_steps']} steps lost"
