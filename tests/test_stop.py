@@ -132,6 +132,14 @@ def test_a_killed_rank_ends_the_others_and_the_stage(root: Path) -> None:
     assert run.state("sft")["state"] == "failed"
 
 
+def test_the_signal_that_killed_a_stage_is_told(root: Path) -> None:
+    run = prepare(write_run(root, "alone"))
+    with at_work(run) as body:
+        os.kill(below(body.pid)[0], signal.SIGKILL)
+        assert body.wait(120) == 1
+    assert run.state("sft")["reason"].startswith("killed by SIGKILL; its last line: ")
+
+
 def test_a_warning_in_time_is_heard_and_told(root: Path) -> None:
     run = prepare(write_run(root, "warned"))
     with at_work(run) as body:

@@ -1,4 +1,4 @@
-"""Sends what offline stages tracked to W&B: the newest attempt's folder, which holds the stage's whole history."""
+"""Sends what offline stages tracked to W&B: the last attempt's folder, which holds the stage's whole history."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from pipeline.run import RunDir
 
 LAST_WORDS = 300
 """How much of what wandb said goes into an error."""
-UNREADABLE = "Failed to read"
-"""What wandb says of a file whose writer was killed before its first words were on the disk."""
 
 
-def offline_folders(run: RunDir, stage: str) -> list[Path]:
-    """Folders of what the attempts of a stage tracked offline, the newest first."""
-    return sorted((run.stage(stage) / "wandb").glob("offline-run-*"), reverse=True)
+def newest_folder(run: RunDir, stage: str) -> Path | None:
+    """The folder of what the last attempt of a stage tracked offline; None when nothing was."""
+    return max((run.stage(stage) / "wandb").glob("offline-run-*"), default=None)
 
 
 def is_sent(folder: Path) -> bool:
@@ -27,28 +25,17 @@ def is_sent(folder: Path) -> bool:
     return any(folder.glob("*.synced"))
 
 
-def send_newest(folders: list[Path], cluster: ClusterFile) -> Path | None:
-    """Send the newest folder that can be read, with wandb's own command; None when that was sent before.
-
-    Raises StageFailed with wandb's last words when it was not sent.
-    """
-    told = ""
-    for folder in folders:
-        if is_sent(folder):
-            return None
-        done = subprocess.run(
-            [sys.executable, "-m", "wandb", "sync", str(folder)], env=_environment(cluster, folder), check=False,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        if is_sent(folder):
-            return folder
-        told = done.stdout.strip()[-LAST_WORDS:]
-        if UNREADABLE not in done.stdout:
-            break
-    raise StageFailed(
-        "wandb did not send an offline run", value=told, where=str(folders[0]),
-        do="`wandb login` (or export WANDB_API_KEY) where there is a network, then `sync` again",
+def send(folder: Path, cluster: ClusterFile) -> None:
+    """Send a folder with wandb's own command. Raises StageFailed with wandb's last words when it was not sent."""
+    done = subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", str(folder)], env=_environment(cluster, folder), check=False,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
+    if not is_sent(folder):
+        raise StageFailed(
+            "wandb did not send an offline run", value=done.stdout.strip()[-LAST_WORDS:], where=str(folder),
+            do="`wandb login` (or export WANDB_API_KEY) where there is a network, then `sync` again",
+        )  # fmt: skip
 
 
 def _environment(cluster: ClusterFile, folder: Path) -> dict[str, str]:

@@ -22,6 +22,15 @@ ASKED = (signal.SIGTERM, signal.SIGINT)
 """Signals after which nothing that a stage has not saved is waited for; SIGUSR1 only asks to save in time."""
 
 
+def failure(code: int, last_line: bytes) -> str:
+    """Why a process failed: its last words, and the signal that killed it (a negative code, as subprocess has it)."""
+    words = last_line.decode(errors="replace").rpartition("\r")[2][-300:]
+    if code >= 0:
+        return words or f"exit code {code}"
+    killed = f"killed by {signal.Signals(-code).name}"
+    return f"{killed}; its last line: {words}" if words else killed
+
+
 class Child:
     """The stage's processes, and what to do about signals.
 
@@ -63,8 +72,7 @@ class Child:
         stopped = read_json(self.folder / STOPPED_FILE)
         if stopped or (code and self.stopped_by in ASKED):
             return STOPPED_CODE, self._told() + (f" {stopped['progress']}" if stopped else "")
-        text = last_line.decode(errors="replace")[-300:]
-        return (0, "") if code == 0 else (code if code in (2, 3) else 1, text or f"exit code {code}")
+        return (0, "") if code == 0 else (code if code in (2, 3) else 1, failure(code, last_line))
 
     def _give_way(self, group: int, successor: Path, over: threading.Event) -> None:
         while not over.wait(LOOK):

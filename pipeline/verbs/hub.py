@@ -6,8 +6,7 @@ from pipeline import show
 from pipeline.cluster import load_cluster
 from pipeline.submit.prefetch import prefetch as prefetch_all
 from pipeline.submit.start import resolve
-from pipeline.submit.status import status as status_of
-from pipeline.submit.sync import offline_folders, send_newest
+from pipeline.submit.sync import is_sent, newest_folder, send
 from pipeline.verbs.arguments import (
     AsJson,
     Overrides,
@@ -35,20 +34,22 @@ def prefetch(recipe: RecipeName, overrides: Overrides = None, as_json: AsJson = 
 
 
 def sync(name: RunArgument, as_json: AsJson = False) -> None:
-    """Send what a run's stages tracked offline to W&B: one run a stage, however often it was requeued."""
+    """Send what a run's finished stages tracked offline to W&B: one run a stage, however often it was requeued."""
     words_to_stderr(as_json)
     folder, settings = open_run(name)
     cluster = load_cluster()
-    running = {each.stage for each in status_of(folder, settings) if each.state == "running"}
     sent: list[str] = []
     for stage in settings.training_stages():
-        folders = offline_folders(folder, stage)
-        if stage in running:
-            show.console.print(f"{stage} is at work: sync again when it is done", markup=False)
-        elif folders and (path := send_newest(folders, cluster)):
-            sent.append(str(path))
-            show.console.print(f"sent {stage}: {path}", markup=False, soft_wrap=True)
-    if not sent and not running:
-        show.console.print("nothing to send: no stage of this run tracked anything that was not sent", markup=False)
+        path = newest_folder(folder, stage)
+        if path is None or is_sent(path):
+            continue
+        if not folder.done(stage):  # W&B puts what is sent later after what it has: a step would stand there twice
+            show.console.print(f"{stage} is not done: sync again when it is", markup=False)
+            continue
+        send(path, cluster)
+        sent.append(str(path))
+        show.console.print(f"sent {stage}: {path}", markup=False, soft_wrap=True)
+    if not sent:
+        show.console.print("nothing to send", markup=False)
     if as_json:
         print_json({"run": folder.name, "sent": sent})
