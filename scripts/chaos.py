@@ -33,6 +33,8 @@ RARE = {"hung until TIMEOUT": 0.25, "time limit near": 0.7, "node cut off": 0.6}
 """Kinds that take long, drawn less often than others (1)."""
 CLEAR = ("failed", "interrupted", "cancelled", "blocked", "done", "ended, cause unknown")
 """What `status` may say of a stage of a quiet run; the last only where Slurm itself has lost the job."""
+RELEASED = ("JobHeldUser", "launch failed requeued held")
+"""Slurm's reasons for holding a job after it crashed: it lost the release, or took the job for a second one."""
 LOST = "Slurm does not know it"
 
 
@@ -94,9 +96,10 @@ class Round:
             self.log(f"  {fault.kind} in {fault.stage}: {fault.injected or 'too late'}")
         queue = self.lab.queue(self.name)
         moving = [job for job in (queue or {}).values() if job[2] not in ("DependencyNeverSatisfied", "Dependency")]
-        if queue is None or any(job[2] != "JobHeldUser" for job in moving):
-            time.sleep(0.2)
+        if queue is None or any(job[2] not in RELEASED for job in moving):
+            time.sleep(0.3)
             return self._refuse_held(queue or {})
+        self.lab.resume_nodes()
         if queue != self.seen:
             self.seen, self.seen_since = queue, time.monotonic()
         if "Dependency" in {job[2] for job in queue.values()} and time.monotonic() < self.seen_since + STUCK:
@@ -109,7 +112,7 @@ class Round:
         return False
 
     def _refuse_held(self, queue: dict[str, tuple[str, str, str, str]]) -> bool:
-        held = [stage for stage, job in queue.items() if "held" in job[2].lower() and job[2] != "JobHeldUser"]
+        held = [stage for stage, job in queue.items() if "held" in job[2].lower() and job[2] not in RELEASED]
         if held:
             raise Wrong(f"{held[0]} is held for ever: {queue}")
         return False
@@ -171,6 +174,7 @@ class Round:
         """End what a round that went wrong left, and make room for the next."""
         if self.lab.queue(self.name) != {}:
             self.lab.call("cancel", self.name)
+        self.lab.resume_nodes()
         run = self.lab.run(self.name)
         for path in [run.logs, run.results, *map(run.model, ("base", *STAGES))]:
             shutil.rmtree(path, ignore_errors=True)

@@ -63,8 +63,8 @@ def draw(rng: random.Random, kind: str, shape: str) -> Fault:
         kind, ["sft"] * 4 + ["grpo"] * 4 + ["evaluate"] * 2 + ["preprocess"]
     )
     stage = rng.choice(stages)
-    last = {"sft": 24, "grpo": 10}.get(stage, 0)
-    step = rng.randint(1, last - 2) if last and rng.random() < 0.75 else 0
+    last = TRAINING.get(stage, 0)
+    step = rng.randint(1, last * 3 // 4) if last and rng.random() < 0.75 else 0
     return Fault(kind, stage, step, round(rng.uniform(0, SPANS[stage]), 2), rng)
 
 
@@ -203,12 +203,12 @@ def kill_node(fault: Fault, lab: Lab, name: str) -> str | None:
 
 
 def restart_controller(fault: Fault, lab: Lab, name: str) -> str | None:
-    """kill -9 of slurmctld, which is back a moment later."""
-    away = fault.rng.uniform(0, 4)
-    lab.cluster.kill("slurmctld")
+    """slurmctld is stopped in order or crashes, which loses its last seconds, and is back a moment later."""
+    away, how = fault.rng.uniform(0, 4), fault.rng.choice([signal.SIGTERM, signal.SIGKILL])
+    lab.cluster.kill("slurmctld", how)
     time.sleep(away)
     lab.cluster.start_controller()
-    return f"away for {away:.0f} s"
+    return f"{how.name}, away for {away:.0f} s"
 
 
 def fill_disk(fault: Fault, lab: Lab, name: str) -> str | None:

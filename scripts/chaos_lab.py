@@ -29,9 +29,9 @@ from pipeline.training import checkpoints
 
 HOME = Path(__file__).resolve().parent.parent
 RECIPE = (
-    "data.completions=answer", "sft.max_steps=24", "sft.learning_rate=5e-3", "sft.logging_steps=1",
-    "sft.checkpoint.every_steps=4", "grpo.max_steps=10", "grpo.learning_rate=1e-3", "grpo.logging_steps=1",
-    "grpo.checkpoint.every_steps=2", "grpo.max_completion_length=8", "grpo.guard=null", "evaluate.max_new_tokens=8",
+    "data.completions=answer", "sft.max_steps=80", "sft.learning_rate=5e-3", "sft.logging_steps=1",
+    "sft.checkpoint.every_steps=8", "grpo.max_steps=24", "grpo.learning_rate=1e-3", "grpo.logging_steps=1",
+    "grpo.checkpoint.every_steps=4", "grpo.max_completion_length=8", "grpo.guard=null", "evaluate.max_new_tokens=8",
     "evaluate.batch_size=5",
 )  # fmt: skip
 """The smoke recipe, short, but with many checkpoints; without the guard, which would give back what GRPO began with."""
@@ -40,7 +40,8 @@ SHAPES = {
     "torchrun": ("resources.sft.launcher=torchrun", "resources.sft.processes=2", "sft.micro_batch_size=8"),
 }
 """How the sft stage runs. Its weights differ: two processes add up gradients in another order."""
-TRAINING = ("sft", "grpo")
+TRAINING = {"sft": 80, "grpo": 24}
+"""Stages that train, and their steps."""
 STAGES = ("preprocess", "sft", "grpo", "evaluate")
 OVER = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "BOOT_FAIL")
 DISK = "64m"
@@ -96,6 +97,12 @@ class Lab:
         rows = [line.split("|") for line in done.stdout.splitlines()]
         ours = [row for row in rows if row[0].endswith(f"_{name}") and row[2] not in OVER]
         return {row[0].removesuffix(f"_{name}"): (row[1], row[2], row[3], row[4]) for row in ours}
+
+    def resume_nodes(self) -> None:
+        """What an administrator does with nodes that Slurm drained, as it does where it took a job for a duplicate."""
+        done = self.cluster.call("sinfo", "-h", "-N", "-p", "debug", "-t", "drain", "-o", "%N")
+        for node in done.stdout.split():
+            self.cluster.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
     def processes(self, name: str) -> dict[int, str]:
         """The command lines of all processes of a run, by process id."""

@@ -11,6 +11,7 @@ import pytest
 from cluster import Cluster, unavailable
 from conftest import NO_SLURM, Slurm
 from launching import STAGES, Project
+from processes import wait_until
 
 pytestmark = pytest.mark.slurm
 
@@ -22,7 +23,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         pytest.skip(NO_SLURM + reason)
     root = Path(tempfile.mkdtemp(prefix="lost", dir="/tmp"))
     root.chmod(0o755)
-    cluster = Cluster(root / "slurm")
+    prolog = root / "prolog"
+    prolog.write_text(f"#!/bin/sh\ntest ! -e {root}/slurm/broken\n")
+    prolog.chmod(0o755)
+    cluster = Cluster(root / "slurm", extra=f"Prolog={prolog}")
     cluster.up()
     yield Project(tmp_path_factory.mktemp("lost") / "home", Slurm(cluster))
     cluster.down()
@@ -79,3 +83,19 @@ def test_a_release_that_slurm_lost_is_made_again(project: Project) -> None:
     project.run("held")
     assert project.jobs("held") == jobs
     finish(project, "held")
+
+
+def test_a_job_that_a_node_could_not_start_is_started_again(project: Project) -> None:
+    """Slurm holds it and drains the node; so it does after a crash with a job that it takes for a second one."""
+    cluster = project.slurm.cluster
+    (cluster.root / "broken").touch()
+    project.run("refused")
+    jobs = project.jobs("refused")
+    wait_until("it is held", lambda: "launch failed" in project.stages("refused")["preprocess"]["reason"], 60)
+    assert "`run` lets it try again" in project.call("why", "refused")
+    (cluster.root / "broken").unlink()
+    for node in cluster.names:
+        cluster.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    project.run("refused")
+    assert project.jobs("refused") == jobs
+    finish(project, "refused")

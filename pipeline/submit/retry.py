@@ -43,6 +43,7 @@ def retry_run(
         write_scripts(plan)
         run_locally(plan, console)
         return {}
+    transaction.release_failed_launches(run)
     waiting = {name: job.job for name, job in transaction.live_jobs(run).items() if name not in wanted}
     plan = _only(plan, [*wanted, *waiting])
     write_scripts(plan)

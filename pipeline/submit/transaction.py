@@ -209,6 +209,18 @@ def _fits(job: QueuedJob, facts: Mapping[str, object]) -> bool:
     return f"/{facts.get('fingerprint')}/" in job.comment or job.comment.count("/") != 3
 
 
+def release_failed_launches(run: RunDir) -> None:
+    """Let the jobs start that Slurm holds as a node could not start them: nobody else would, and others wait for them.
+
+    A controller that crashed may start a job again on a node where it still runs, which the node refuses. Raises
+    PipelineError when Slurm does not answer.
+    """
+    held = {stage: job.job for stage, job in jobs_of(run).items() if job.launch_failed}
+    slurm.release(list(held.values()))
+    for stage, job in held.items():
+        run.log_event("released", stage, job=job)
+
+
 def live_jobs(run: RunDir) -> dict[str, QueuedJob]:
     """The jobs of this run that are not over, by stage. Raises PipelineError when Slurm does not answer."""
     return {stage: job for stage, job in jobs_of(run).items() if not job.ended and job.state != "COMPLETING"}

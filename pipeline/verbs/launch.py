@@ -25,7 +25,7 @@ from pipeline.submit.start import (
     start,
     start_over,
 )
-from pipeline.submit.transaction import adopt, cancel_run
+from pipeline.submit.transaction import adopt, cancel_run, release_failed_launches
 from pipeline.verbs.arguments import (
     AsJson,
     Overrides,
@@ -68,6 +68,8 @@ def run(
         if fresh:
             start_over(folder, settings, show.console)
         adopt(folder)
+        if way == "slurm":
+            release_failed_launches(folder)
         busy = active(folder, settings)
         if busy and not (way == "slurm" and has_gaps(folder, busy)):
             show.console.print(f"run {folder.name} is at work already:")

@@ -150,11 +150,11 @@ class Cluster:
         self._start("slurmctld", ["slurmctld", "-D"])
         self._wait("slurmctld", lambda: self.call("scontrol", "ping").returncode == 0)
 
-    def kill(self, part: str) -> None:
-        """Kill the daemon of a part: slurmctld, or a node's slurmd; what it started lives on."""
+    def kill(self, part: str, how: signal.Signals = signal.SIGKILL) -> None:
+        """End the daemon of a part: slurmctld, or a node's slurmd; what it started lives on."""
         pid, started = self.processes[part]
         if start_time(pid) == started:
-            send(pid, signal.SIGKILL)
+            send(pid, how)
             wait_until(f"{part} is dead", lambda: start_time(pid) != started)
 
     def down(self) -> None:
