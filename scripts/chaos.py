@@ -1,6 +1,7 @@
 """Rounds of chaos: the smoke pipeline on a real Slurm, faults at random moments, and the undisturbed result after all.
 
     bash scripts/chaos.sh [--rounds N] [--seed S] [--results FILE]
+    bash scripts/chaos.sh --report
 
 Rounds that the results hold already for a seed are not played again. Ends with 1 when a round went wrong.
 """
@@ -15,13 +16,14 @@ import shutil
 import signal
 import sys
 import time
-from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from chaos_faults import KINDS, Fault, draw, stop_submitter
 from chaos_lab import HOME, SHAPES, STAGES, Lab, laboratory
+from chaos_report import SAME, report
+from cluster import unavailable
 from processes import wait_until
 
 PATIENCE = 900.0
@@ -52,7 +54,7 @@ class Round:
         self.shape = self.rng.choice(list(SHAPES))
         self.faults = self._draw()
         self.submitter = self.rng.choice([None, None, None, signal.SIGTERM, signal.SIGKILL])
-        self.delay = round(self.rng.uniform(0.3, 6), 2)
+        self.delay = round(self.rng.uniform(0.3, 4), 2)
         self.submitter_told = ""
         self.mended: list[str] = []
         self.seen: dict[str, tuple[str, str, str, str]] = {}
@@ -202,7 +204,7 @@ def play(lab: Lab, seed: int, number: int, reference: dict[str, dict[str, Any]],
     """Play one round and append its line; whether it went well. Of one that did not, the logs are kept."""
     this = Round(lab, seed, number, lambda words: print(words, flush=True))
     print(f"round {number} of seed {seed}, {this.shape}: {[each.kind for each in this.faults]}", flush=True)
-    begun, outcome = time.monotonic(), "same result"
+    begun, outcome = time.monotonic(), SAME
     try:
         this.play(reference[this.shape])
     except Wrong as wrong:
@@ -215,19 +217,12 @@ def play(lab: Lab, seed: int, number: int, reference: dict[str, dict[str, Any]],
     told = f"{line['recoveries']} recoveries, {len(this.mended)} times mended, {line['lost_steps']} steps lost"
     print(f"  {outcome} ({told}, {line['seconds']} s)", flush=True)
     this.clear_away()
-    return outcome == "same result"
+    return outcome == SAME
 
 
-def summary(lines: list[dict[str, Any]]) -> str:
-    """The figures of rounds in a few lines."""
-    kinds = Counter(fault["kind"] for line in lines for fault in line["faults"] if fault["did"])
-    return "\n".join([
-        f"{len(lines)} rounds, {sum(line['outcome'] != 'same result' for line in lines)} wrong, "
-        f"{sum(kinds.values())} faults, {sum(line['recoveries'] for line in lines)} recoveries, "
-        f"{sum(bool(line['mended']) for line in lines)} rounds mended by `retry` or `run`, "
-        f"{sum(line['lost_steps'] for line in lines)} steps lost",
-        *(f"  {count:3d} {kind}" for kind, count in kinds.most_common()),
-    ])  # fmt: skip
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The lines of all rounds so far."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def main() -> int:
@@ -236,9 +231,16 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="printed, to play the same again")
     parser.add_argument("--results", type=Path, default=HOME / "logs" / "chaos.jsonl")
+    parser.add_argument("--report", action="store_true", help="only print what all rounds so far gave")
     given = parser.parse_args()
+    lines = read_results(given.results)
+    if given.report:
+        print(report(lines))
+        return 0
+    if reason := unavailable():
+        print(f"error: no Slurm to break: {reason}", file=sys.stderr)
+        return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    lines = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
     played = {line["round"] for line in lines if line["seed"] == given.seed}
     todo = [number for number in range(1, given.rounds + 1) if number not in played]
     print(f"seed {given.seed}: {len(todo)} rounds", flush=True)
@@ -249,7 +251,7 @@ def main() -> int:
             well = [play(lab, given.seed, number, reference, given.results) for number in todo]
         except KeyboardInterrupt:
             return 130
-    print(summary([json.loads(line) for line in given.results.read_text().splitlines()]))
+    print(report(read_results(given.results)))
     return 0 if all(well) else 1
 
 
