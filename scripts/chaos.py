@@ -105,6 +105,7 @@ class Round:
         if queue != self.seen:
             self.seen, self.seen_since = queue, time.monotonic()
         if "Dependency" in {job[2] for job in queue.values()} and time.monotonic() < self.seen_since + STUCK:
+            time.sleep(0.3)
             return False  # the next stage is about to start
         states = self.lab.states(self.name)
         if states and all(each["state"] == "done" for each in states.values()):

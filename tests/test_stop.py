@@ -130,6 +130,30 @@ def test_a_killed_rank_ends_the_others_and_the_stage(root: Path) -> None:
         assert body.wait(120) == 1
         assert not any(alive(pid) for pid in ranks)
     assert run.state("sft")["state"] == "failed"
+    assert "SIGKILL" in run.state("sft")["reason"]
+
+
+CHILD = """\
+import os, sys
+from pathlib import Path
+from pipeline.training.child import Child
+command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", sys.argv[1]]
+log = Path(sys.argv[1]).with_name("rank0.out")
+code, reason = Child().run(command, dict(os.environ), log, Path("none"), alone=False)
+sys.exit(f"{code}: {reason}")
+"""
+
+
+def test_the_first_error_of_a_rank_is_the_reason(tmp_path: Path) -> None:
+    """Below it stand the launcher's own traceback and a frame of `=` signs."""
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "import os, time\nif os.environ['RANK'] == '1':\n    raise OSError('disk full')\ntime.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", CHILD, str(script)]
+    done = subprocess.run(command, env=environment(), cwd=HOME, capture_output=True, text=True, check=False)
+    assert "ChildFailedError" in done.stdout and done.stdout.rstrip().endswith("=====")
+    assert done.stderr.strip() == "1: OSError: disk full"
 
 
 def test_the_signal_that_killed_a_stage_is_told(root: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from pipeline.training.stop import STOP_FILE, STOPPED_CODE, STOPPED_FILE
 
 LOOK = 2.0
 """Seconds between looks whether a later attempt has begun."""
+WORD = re.compile(rb"\w")
+ERROR = re.compile(rb"(\[rank\d+\]: )?([a-zA-Z_]\w*\.)*\w*(Error|Exception): \S")
+"""The last line of a traceback, with the rank where torch names it."""
 ASKED = (signal.SIGTERM, signal.SIGINT)
 """Signals after which nothing that a stage has not saved is waited for; SIGUSR1 only asks to save in time."""
 
@@ -48,7 +52,7 @@ class Child:
     def run(
         self, command: Sequence[str], environment: dict[str, str], log: Path, successor: Path, *, alone: bool = True
     ) -> tuple[int, str]:
-        """(exit code, reason): 130 when the stage was stopped, with the last line of output as reason of a failure.
+        """(exit code, reason): 130 when the stage was stopped, of a failure with the last words of the output.
 
         `alone` says that the command is the stage's only process. Else it is a launcher, which would kill the ranks
         when it is told to end: it does not hear of signals, the ranks poll the stop file beside the log.
@@ -66,13 +70,13 @@ class Child:
             self._ask()
         over = threading.Event()
         threading.Thread(target=self._give_way, args=(self.process.pid, successor, over), daemon=True).start()
-        last_line = self._copy_output(log)
+        last_words = self._copy_output(log)
         code = self.process.wait()
         over.set()
         stopped = read_json(self.folder / STOPPED_FILE)
         if stopped or (code and self.stopped_by in ASKED):
             return STOPPED_CODE, self._told() + (f" {stopped['progress']}" if stopped else "")
-        return (0, "") if code == 0 else (code if code in (2, 3) else 1, failure(code, last_line))
+        return (0, "") if code == 0 else (code if code in (2, 3) else 1, failure(code, last_words))
 
     def _give_way(self, group: int, successor: Path, over: threading.Event) -> None:
         while not over.wait(LOOK):
@@ -91,17 +95,22 @@ class Child:
         return f"stopped by {self.stopped_by.name if self.stopped_by else 'a signal'}"
 
     def _copy_output(self, path: Path) -> bytes:
-        """Copy the output to the log and to our own until it ends; its last line that is not empty."""
+        """Copy the output to the log and to our own until it ends; its last words.
+
+        Below a launcher these are the first error that a rank raised: what follows is the launcher's own account.
+        """
         assert self.process is not None and self.process.stdout is not None
-        last_line = b""
+        last_line = first_error = b""
         with path.open("ab") as log:
             for line in self.process.stdout:
                 log.write(line)
                 log.flush()
                 sys.stdout.buffer.write(line)
                 sys.stdout.buffer.flush()
-                last_line = line.strip() or last_line
-        return last_line
+                last_line = line.strip() if WORD.search(line) else last_line
+                if not first_error and ERROR.match(line):
+                    first_error = line.strip()
+        return last_line if self.alone else first_error or last_line
 
     def _stop(self, number: int, _: object) -> None:
         impatient = number == signal.SIGINT and self.stopped_by in ASKED
