@@ -164,6 +164,17 @@ def test_the_signal_that_killed_a_stage_is_told(root: Path) -> None:
     assert run.state("sft")["reason"].startswith("killed by SIGKILL; its last line: ")
 
 
+def test_an_attempt_gives_way_to_a_later_one(root: Path) -> None:
+    """Slurm took its node for dead and started the job elsewhere: the first attempt records nothing any more."""
+    run = prepare(write_run(root, "twice"))
+    with at_work(run) as body:
+        started = below(body.pid)
+        assert run.new_attempt("sft") == 2
+        assert body.wait(120) != 0
+        assert not any(alive(pid) for pid in started)
+    assert run.state("sft")["state"] == "running" and run.done("sft") is None
+
+
 def test_a_warning_in_time_is_heard_and_told(root: Path) -> None:
     run = prepare(write_run(root, "warned"))
     with at_work(run) as body:
