@@ -52,6 +52,7 @@ class Model(Section):
 
     base: str | None = None
     revision: str | None = None
+    """Branch, tag or commit of a hub model; null: main. `prefetch` pins it to a commit."""
     scratch: ScratchModel | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     tf32: bool = False

@@ -122,6 +122,10 @@ class RunDir(RunPaths):
             raise cannot_write(folder, error) from error
         return number
 
+    def next_attempt(self, stage: str, attempt: int) -> Path:
+        """The folder that the attempt after this one makes first of all: when it is there, this one is not the last."""
+        return self.stage(stage) / f"attempt-{attempt + 1}"
+
     def write_attempt(self, stage: str, attempt: int, **facts: Any) -> None:
         """Record what an attempt begins with: its job and how far the stage had come."""
         write_json(self.stage(stage) / f"attempt-{attempt}" / "attempt.json", facts)

@@ -23,7 +23,7 @@ WORDS = {
     "OUT_OF_MEMORY": ("failed", "OUT_OF_MEMORY: it used more memory than it asked for"),
     "PREEMPTED": ("interrupted", "PREEMPTED: another job took its place"),
     "NODE_FAIL": ("failed", "NODE_FAIL: its node failed"),
-    "KILLED": ("failed", "FAILED"),
+    "KILLED": ("failed", "FAILED: its job body ended without a record"),
 }
 """How a job ends -> the state and the reason that the user sees."""
 GONE = ("ended, cause unknown", "it ran, and is not in the queue any more")

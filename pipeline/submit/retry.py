@@ -16,7 +16,7 @@ from pipeline.snapshot import take_snapshot
 from pipeline.submit import slurm, submitit, transaction
 from pipeline.submit.local import run_locally
 from pipeline.submit.plan import Choice, Plan, make_plan
-from pipeline.submit.start import GAPS, write_scripts
+from pipeline.submit.start import GAPS, check_ready, write_scripts
 from pipeline.submit.status import StageStatus, status
 
 
@@ -41,6 +41,7 @@ def retry_run(
     launch = run.read_resolved()[1]
     code = run.code(str(launch.get("code")))
     plan = make_plan(recipe, run, cluster, Choice(), code if code.is_dir() else None)
+    check_ready(plan)
     run.log_event("retry", stage or "", stages=wanted)
     if not code.is_dir():
         take_snapshot(plan.home)
@@ -48,6 +49,7 @@ def retry_run(
         write_scripts(plan)
         run_locally(plan, console)
         return {}
+    transaction.release_failed_launches(run)
     waiting = {name: job.job for name, job in transaction.live_jobs(run).items() if name not in wanted}
     plan = _only(plan, [*wanted, *waiting])
     write_scripts(plan)

@@ -63,8 +63,9 @@ def key_of(plan: Plan, each: StagePlan) -> str:
 def submit(plan: Plan, kept: Mapping[str, str]) -> dict[str, str]:
     """Submit the plan's stages but those that have a job already (`kept`, by stage); job ids of all, by stage.
 
-    A kept job that waits for a stage with a new job gets that as its dependency and keeps its id. When anything fails
-    the new jobs are cancelled. Raises UserError with Slurm's own words.
+    A kept job that waits for a stage with a new job gets that as its dependency and keeps its id; one that is held, as
+    where the controller crashed before it had saved the release, is released. When anything fails the new jobs are
+    cancelled. Raises UserError with Slurm's own words.
     """
     wanted = [each for each in plan.to_run if each.stage.name not in kept]
     stages = [each.stage.name for each in wanted] + [stage for stage in torn_stages(plan.run) if stage in kept]
@@ -80,7 +81,8 @@ def submit(plan: Plan, kept: Mapping[str, str]) -> dict[str, str]:
                 jobs = [job for need in needs if (job := new.get(need) or kept.get(need))]
                 slurm.set_dependency(kept[each.stage.name], afterok(jobs))
                 plan.run.log_event("rewired", each.stage.name, job=kept[each.stage.name], after=jobs)
-        slurm.release([job.job for stage, job in jobs_of(plan.run).items() if job.held and stage in stages])
+        mine = {*stages, *kept}
+        slurm.release([job.job for stage, job in jobs_of(plan.run).items() if job.held and stage in mine])
         complete = True
     finally:
         if not complete:
@@ -205,6 +207,18 @@ def adopt_if_torn(run: RunDir) -> None:
 
 def _fits(job: QueuedJob, facts: Mapping[str, object]) -> bool:
     return f"/{facts.get('fingerprint')}/" in job.comment or job.comment.count("/") != 3
+
+
+def release_failed_launches(run: RunDir) -> None:
+    """Let the jobs start that Slurm holds as a node could not start them: nobody else would, and others wait for them.
+
+    A controller that crashed may start a job again on a node where it still runs, which the node refuses. Raises
+    PipelineError when Slurm does not answer.
+    """
+    held = {stage: job.job for stage, job in jobs_of(run).items() if job.launch_failed}
+    slurm.release(list(held.values()))
+    for stage, job in held.items():
+        run.log_event("released", stage, job=job)
 
 
 def live_jobs(run: RunDir) -> dict[str, QueuedJob]:

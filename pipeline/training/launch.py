@@ -18,7 +18,7 @@ from typing import Any
 from pipeline import dag
 from pipeline.dag import Stage
 from pipeline.errors import NeedsMissing, PipelineError
-from pipeline.recipe import Recipe
+from pipeline.recipe import KINDS, Recipe
 from pipeline.records import first_difference, remove
 from pipeline.remedies import Remedy, propose
 from pipeline.run import RunDir, now
@@ -26,6 +26,7 @@ from pipeline.snapshot import check_snapshot
 from pipeline.training import checkpoints
 from pipeline.training.child import Child
 from pipeline.training.failures import classify, oom_kills, read_logs
+from pipeline.training.hub import check_cached
 from pipeline.training.launchers import gpus_at_hand, launch_command, process_environment, processes
 from pipeline.training.own_job import why_stopped
 from pipeline.training.requeue import progress, refuse_stalling, requeue
@@ -84,6 +85,7 @@ def try_stage(run: RunDir, name: str, child: Child) -> tuple[int, Remedy | None]
     try:
         check_snapshot()
         verify_needs(run, stages, name)
+        check_cached(recipe, run, os.environ, data=KINDS[stage.kind].makes == "dataset")
         kills = oom_kills()
         code, reason = work(run, recipe, stage, child, attempt)
         if code == 1:
@@ -93,12 +95,14 @@ def try_stage(run: RunDir, name: str, child: Child) -> tuple[int, Remedy | None]
         code, reason = error.exit_code, str(error)
         print(f"error: {error}", file=sys.stderr, flush=True)
     finally:
-        before = run.state(name)
-        cancelled = code == STOPPED_CODE and before["state"] == "cancelled"
-        state = "cancelled" if cancelled else {0: "done", STOPPED_CODE: "interrupted"}.get(code, "failed")
-        reason = f"{before['reason']}; {reason}" if cancelled else reason
-        stopped = why_stopped() if code == STOPPED_CODE else ""
-        run.write_state(name, state=state, ended=now(), exit_code=code, reason=reason, slurm=stopped)
+        superseded = run.next_attempt(name, attempt).exists()
+        if not superseded:
+            state, reason = record_end(run, name, code, reason)
+    if superseded:
+        print(
+            f"a later attempt of {name} has begun, on a node that Slurm knows to live: this one gives way", flush=True
+        )
+        return code or 1, None
     if state == "interrupted" and job and child.stopped_by != signal.SIGINT:
         back_to_the_queue(run, name, job, reason)
     return code, remedy
@@ -134,6 +138,17 @@ def hand_over(run: RunDir, name: str) -> None:
     print(told, flush=True)
 
 
+def record_end(run: RunDir, name: str, code: int, reason: str) -> tuple[str, str]:
+    """Record how an attempt ended; (state, reason)."""
+    before = run.state(name)
+    cancelled = code == STOPPED_CODE and before["state"] == "cancelled"
+    state = "cancelled" if cancelled else {0: "done", STOPPED_CODE: "interrupted"}.get(code, "failed")
+    reason = f"{before['reason']}; {reason}" if cancelled else reason
+    stopped = why_stopped() if code == STOPPED_CODE else ""
+    run.write_state(name, state=state, ended=now(), exit_code=code, reason=reason, slurm=stopped)
+    return state, reason
+
+
 def work(run: RunDir, recipe: Recipe, stage: Stage, child: Child, attempt: int) -> tuple[int, str]:
     """Start the stage's processes and wait for them; (exit code, reason). Marks the stage done when it is.
 
@@ -148,8 +163,9 @@ def work(run: RunDir, recipe: Recipe, stage: Stage, child: Child, attempt: int) 
     log = run.attempt_log(stage.name, attempt)
     command = launch_command(stage, run.logs, resources, count)
     environment = process_environment(count, log.parent, debug=resources.debug)
-    code, reason = child.run(command, environment, log, alone=resources.launcher == "none")
-    if code == 0:
+    successor = run.next_attempt(stage.name, attempt)
+    code, reason = child.run(command, environment, log, successor, alone=resources.launcher == "none")
+    if code == 0 and not successor.exists():
         run.mark_done(stage.name, stage.fingerprint, list(stage.outputs))
         remove([run.checkpoints(stage.name)])
     return code, reason

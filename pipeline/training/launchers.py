@@ -15,6 +15,7 @@ from pipeline.dag import Stage
 from pipeline.errors import UserError
 from pipeline.recipe import Resources
 from pipeline.run import HOME
+from pipeline.training.hub import OFFLINE
 from pipeline.training.ranks import cpus_at_hand
 
 DEBUG = {"NCCL_DEBUG": "INFO", "TORCH_DISTRIBUTED_DEBUG": "INFO", "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000"}
@@ -92,8 +93,8 @@ def free_port() -> int:
 
 
 def process_environment(count: int, attempt_folder: Path, *, debug: bool = False) -> dict[str, str]:
-    """The environment of a stage's processes: threads shared out, output not held back."""
-    defaults = {"OMP_NUM_THREADS": str(max(1, cpus_at_hand() // count)), "OMP_WAIT_POLICY": "PASSIVE"}
+    """The environment of a stage's processes: threads shared out, output not held back, the hub offline."""
+    threads = {"OMP_NUM_THREADS": str(max(1, cpus_at_hand() // count)), "OMP_WAIT_POLICY": "PASSIVE"}
     paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
     always = {
         "PYTHONPATH": os.pathsep.join(paths),
@@ -102,4 +103,4 @@ def process_environment(count: int, attempt_folder: Path, *, debug: bool = False
         "TOKENIZERS_PARALLELISM": "false",
         "PET_SIGNALS_TO_HANDLE": "SIGHUP",  # torchrun and accelerate leave a stop to the ranks, which save first
     }
-    return {**defaults, **os.environ, **always, **(DEBUG if debug else {})}
+    return {**threads, **OFFLINE, **os.environ, **always, **(DEBUG if debug else {})}

@@ -14,8 +14,18 @@ from pipeline.submit import slurm
 from pipeline.submit.plan import Choice, Plan, make_plan
 from pipeline.submit.render import render_all
 from pipeline.submit.retry import retry_run
-from pipeline.submit.start import Via, active, default_via, has_gaps, resolve, resolve_for_job, start, start_over
-from pipeline.submit.transaction import adopt, cancel_run
+from pipeline.submit.start import (
+    Via,
+    active,
+    check_ready,
+    default_via,
+    has_gaps,
+    resolve,
+    resolve_for_job,
+    start,
+    start_over,
+)
+from pipeline.submit.transaction import adopt, cancel_run, release_failed_launches
 from pipeline.verbs.arguments import (
     AsJson,
     Overrides,
@@ -53,11 +63,13 @@ def run(
         return
     way = _via(via)
     if fresh or not folder.logs.exists():
-        make_plan(settings, folder, cluster, choice)  # what is wrong is told before folders are deleted or made
+        check_ready(make_plan(settings, folder, cluster, choice))  # told before folders are deleted or made
     with folder.locked():
         if fresh:
             start_over(folder, settings, show.console)
         adopt(folder)
+        if way == "slurm":
+            release_failed_launches(folder)
         busy = active(folder, settings)
         if busy and not (way == "slurm" and has_gaps(folder, busy)):
             show.console.print(f"run {folder.name} is at work already:")
