@@ -28,6 +28,8 @@ LAYERS = [
         "load",
         "trainer_options",
         "snapshot",
+        "remedies",
+        "run_paths",
     },
     {"training", "tasks", "rewards"},
     {"submit", "fit", "evaluation", "stages", "scoring"},
