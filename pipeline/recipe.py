@@ -91,6 +91,14 @@ class Checkpoints(Section):
     """While a new one is written there is one more. All are deleted when the stage is done."""
 
 
+class Muon(Section):
+    """The matrices inside the layers are trained by Muon, all else by AdamW with the section's own options."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    momentum: Share = 0.95
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
 class Sft(StageSettings):
     """Own keys of an `sft` section; every other key is an option of TRL's SFTConfig."""
 
@@ -99,6 +107,7 @@ class Sft(StageSettings):
     global_batch_size: Positive
     micro_batch_size: Positive = 8
     """Most rows a process takes at once; accumulation fills the global batch."""
+    muon: Muon | None = None
     checkpoint: Checkpoints = Checkpoints()
 
 

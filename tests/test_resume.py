@@ -28,7 +28,10 @@ NOT_COMPARED = (
 """What the clock says: other in every run."""
 INTERRUPT = Path(__file__).parent / "interrupt.py"
 SETTINGS: dict[str, dict[str, Any]] = {
-    "sft": {"max_steps": 11, "logging_steps": 3, "checkpoint": {"every_steps": 4, "keep": 2}, "learning_rate": 1e-2},
+    "sft": {
+        "max_steps": 11, "logging_steps": 3, "checkpoint": {"every_steps": 4, "keep": 2}, "learning_rate": 1e-2,
+        "muon": {"learning_rate": 0.02},
+    },
     "grpo": {
         "max_steps": 22, "logging_steps": 3, "checkpoint": {"every_steps": 4, "keep": 2}, "micro_batch_size": 4,
         "num_iterations": 2, "learning_rate": 2e-3, "temperature": 0.7,
@@ -230,7 +233,7 @@ def test_adapters_go_on_exactly(prepared: RunDir, tmp_path: Path, quantization: 
     tree["model"] = {"base": str(prepared.model("base")), "lora": {"dropout": 0.1}, "quantization": quantization}
     tree["model"]["precision"] = "fp32" if quantization == "none" else "bf16"
     tree["data"]["completions"] = "answer"
-    tree["sft"] |= SETTINGS["sft"]
+    tree["sft"] |= {**SETTINGS["sft"], "muon": None}
     run.write_resolved(build_recipe("smoke", tree, "smoke.yaml"), {})
     assert launch(run, "preprocess").returncode == 0
     other = copy(run, tmp_path / "disturbed")

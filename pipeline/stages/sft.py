@@ -35,11 +35,13 @@ def main(logs: Path, stage: str) -> None:
         set_end_of_turn,
         starting_model,
     )
+    from pipeline.training.muon import muon_with_adamw
     from pipeline.training.resume import CheckpointCallback
     from pipeline.training.tracking import track
 
     run = RunDir.of_logs(logs)
     recipe, _ = run.read_resolved()
+    own: Sft = recipe.own(stage)
     source = starting_model(recipe, run, stage)
     tokenizer = load_tokenizer(source, revision_of(source, recipe.model))
     set_seed(recipe.seed)  # new adapters begin with random weights
@@ -57,6 +59,7 @@ def main(logs: Path, stage: str) -> None:
         train_dataset=Dataset.from_file(str(path)),
         processing_class=tokenizer,
         callbacks=[MetricsCallback(run, stage), health],
+        optimizers=(muon_with_adamw(model, own.muon, arguments) if own.muon else None, None),
     )
     cast_adapters(trainer.model)
     track(trainer, recipe, run, stage, dag.build(recipe, run)[stage].fingerprint)
