@@ -103,6 +103,10 @@ class RunPaths:
         """Folder of the model that a stage makes; `base` is a scratch model before training."""
         return self.root / "models" / f"{self.name}_{stage}_model"
 
+    def merged(self, stage: str) -> Path:
+        """Folder of a stage's adapter folded into its base model."""
+        return self.root / "models" / f"{self.name}_{stage}_merged"
+
     def dataset(self, key: str) -> Path:
         """A processed data set, keyed by content (the preprocess stage's fingerprint), shared by runs."""
         return self.root / "data" / "processed" / key

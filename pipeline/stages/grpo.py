@@ -28,6 +28,7 @@ def main(logs: Path, stage: str) -> None:
     from pipeline.stages.rows import prompt_dataset, read_rows
     from pipeline.training.arguments import cast_adapters, save_model
     from pipeline.training.callbacks import HealthCallback, MetricsCallback
+    from pipeline.training.model_card import write_card
     from pipeline.training.models import (
         load_for_training,
         load_tokenizer,
@@ -69,6 +70,8 @@ def main(logs: Path, stage: str) -> None:
     if guard is not None:
         guard.restore_best()
     save_model(trainer, tokenizer, run.model(stage))
+    if trainer.accelerator.is_main_process:
+        write_card(run, recipe, stage, source, run.model(stage))
 
 
 def grpo_arguments(recipe: Recipe, run: RunDir, stage: str) -> Any:

@@ -191,6 +191,16 @@ def load_for_inference(source: str | Path, model: Model) -> tuple[Any, Any]:
     return loaded.eval(), tokenizer
 
 
+def load_merged(source: str | Path, model: Model) -> Any:
+    """The whole model that an adapter folder and its base make, on the CPU; 4-bit weights are dequantized first."""
+    import peft
+
+    base = _load_base(str(adapter_base(Path(source))), model)
+    if model.quantization != "none":
+        base = base.dequantize(dtype=torch_dtype(model))
+    return peft.PeftModel.from_pretrained(base, str(source)).merge_and_unload().to("cpu").eval()
+
+
 def set_end_of_turn(model: Any, tokenizer: Any) -> None:
     """Let generation end at the template's end of turn as well as at the tokenizer's end of text."""
     config = model.generation_config
