@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from pipeline.recipe import Resources
 from pipeline.run import HOME
-from pipeline.settings import Section, read_yaml, validate
+from pipeline.settings import Positive, Section, read_yaml, validate
 
 CLUSTER_FILE = HOME / "configs" / "cluster.yaml"
 
@@ -41,6 +41,8 @@ class ClusterFile(Section):
     output_root: str | None = None
     requeue: bool = True
     kill_on_invalid_dep: bool = False
+    sweep_at_once: Positive = 4
+    submit_limit: Positive | None = None
 
     @field_validator("environment", "caches")
     @classmethod

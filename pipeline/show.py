@@ -30,15 +30,15 @@ console = Console(highlight=False)
 COLOURS = {"done": "green", "running": "cyan", "failed": "red", "blocked": "red", "interrupted": "yellow"}
 
 
-def states(found: list[StageStatus], seen: Look | None = None) -> None:
+def states(found: list[StageStatus], seen: Look | None = None, heading: str = "stage") -> None:
     """The status table, the reasons below it, and how old it is where Slurm does not answer."""
-    console.print(states_table(found, seen))
+    console.print(states_table(found, seen, heading))
 
 
-def states_table(found: list[StageStatus], seen: Look | None = None) -> Group:
+def states_table(found: list[StageStatus], seen: Look | None = None, what: str = "stage") -> Group:
     """What `states` prints."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("stage", "state", "job", "elapsed", "attempt", "last metric"):
+    for heading in (what, "state", "job", "elapsed", "attempt", "last metric"):
         table.add_column(heading, justify="right" if heading in ("elapsed", "attempt") else "left")
     for each in found:
         colour = COLOURS.get(each.state, "default")
@@ -113,10 +113,8 @@ def place(plan: Plan, via: str, *, chosen: bool) -> None:
 
 def plan(plan: Plan, as_json: bool) -> None:
     """The plan as a table with the exact commands and scripts, or as JSON."""
-    commands = {each.stage.name: _command(plan, each) for each in plan.stages}
     if as_json:
-        stages = [_as_dict(plan, each, commands) for each in plan.stages]
-        print(json.dumps({"run": plan.run.name, "warnings": plan.recipe.warnings(), "stages": stages}, indent=1))
+        print(json.dumps(plan_dict(plan), indent=1))
         return
     console.print(
         f"run {plan.run.name} of recipe {plan.recipe.name}, under {plan.run.root}", markup=False, soft_wrap=True
@@ -136,7 +134,7 @@ def plan(plan: Plan, as_json: bool) -> None:
     for each in plan.to_run:
         console.rule(f"{plan.run.script(each.stage.name)}", align="left", style="dim")
         console.print(each.script, markup=False, soft_wrap=True, end="")
-        console.print(f"$ {commands[each.stage.name]}", markup=False, soft_wrap=True)
+        console.print(f"$ {_command(plan, each)}", markup=False, soft_wrap=True)
     console.print("nothing was written or submitted")
 
 
@@ -154,7 +152,13 @@ def _command(plan: Plan, each: StagePlan) -> str:
     return shlex.join(sbatch_command(plan, each, after, plan.run.script(each.stage.name)))
 
 
-def _as_dict(plan: Plan, each: StagePlan, commands: dict[str, str]) -> dict[str, object]:
+def plan_dict(plan: Plan) -> dict[str, Any]:
+    """The plan for --json."""
+    stages = [_as_dict(plan, each) for each in plan.stages]
+    return {"run": plan.run.name, "warnings": plan.recipe.warnings(), "stages": stages}
+
+
+def _as_dict(plan: Plan, each: StagePlan) -> dict[str, object]:
     return {
         "stage": each.stage.name,
         "kind": each.stage.kind,
@@ -166,7 +170,7 @@ def _as_dict(plan: Plan, each: StagePlan, commands: dict[str, str]) -> dict[str,
         "batch": vars(each.batch) if each.batch else None,
         "outputs": [str(path) for path in each.stage.outputs],
         "script": each.script,
-        "command": commands[each.stage.name],
+        "command": _command(plan, each),
     }
 
 

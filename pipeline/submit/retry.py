@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.recipe import Recipe
 from pipeline.run import RunDir
 from pipeline.snapshot import take_snapshot
-from pipeline.submit import slurm, submitit, transaction
+from pipeline.submit import jobs, slurm, submitit, transaction
 from pipeline.submit.local import run_locally
 from pipeline.submit.plan import Choice, Plan, make_plan
 from pipeline.submit.start import GAPS, write_scripts
@@ -27,7 +27,29 @@ def retry_run(
     It goes the way that the run went, with the copy of the code that it was launched with and the site's facts as they
     are now. The caller holds the lock. Raises UserError when `stage` has not failed or needs one that has.
     """
-    transaction.adopt(run)
+    found = retry_plan(run, recipe, cluster, stage)
+    if found is None:
+        return None
+    plan, waiting = found
+    via = run.read_resolved()[1]["via"]
+    write_scripts(plan)
+    if via == "local":
+        run_locally(plan, console)
+        return {}
+    if via == "submitit":
+        slurm.cancel(list(waiting.values()))
+        return submitit.submit(plan)
+    return transaction.submit(plan, waiting)
+
+
+def retry_plan(
+    run: RunDir, recipe: Recipe, cluster: ClusterFile, stage: str | None
+) -> tuple[Plan, dict[str, str]] | None:
+    """(the plan of a retry, the jobs of its stages that wait and are kept), None for nothing to retry.
+
+    The caller holds the lock. Raises UserError as `retry_run`.
+    """
+    jobs.adopt(run)
     states = {each.stage: each for each in status(run, recipe)}
     wanted = _wanted(run, recipe, states, stage)
     if not wanted:
@@ -39,16 +61,10 @@ def retry_run(
     if not code.is_dir():
         take_snapshot(plan.home)
     if launch["via"] == "local":
-        write_scripts(plan)
-        run_locally(plan, console)
-        return {}
-    waiting = {name: job.job for name, job in transaction.live_jobs(run).items() if name not in wanted}
+        return plan, {}
+    waiting = {name: job.job for name, job in jobs.live_jobs(run).items() if name not in wanted}
     plan = _only(plan, [*wanted, *waiting])
-    write_scripts(plan)
-    if launch["via"] == "submitit":
-        slurm.cancel(list(waiting.values()))
-        return submitit.submit(plan)
-    return transaction.submit(plan, {name: job for name, job in waiting.items() if name in plan.names_to_run})
+    return plan, {name: job for name, job in waiting.items() if name in plan.names_to_run}
 
 
 def _wanted(run: RunDir, recipe: Recipe, states: dict[str, StageStatus], stage: str | None) -> list[str]:

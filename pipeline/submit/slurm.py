@@ -53,6 +53,7 @@ class QueuedJob:
     name: str
     comment: str
     folder: str
+    priority: str = ""
 
     @property
     def ended(self) -> bool:
@@ -61,11 +62,11 @@ class QueuedJob:
 
     @property
     def held(self) -> bool:
-        """Whether it waits for somebody to release it."""
-        return self.state == "PENDING" and self.reason in HELD
+        """Whether it waits for somebody to release it; where it waits for other jobs too, only its priority says so."""
+        return self.state == "PENDING" and (self.reason in HELD or self.priority == "0")
 
 
-FIELDS = "%i\x1f%T\x1f%r\x1f%M\x1f%j\x1f%k\x1f%Z"
+FIELDS = "%i\x1f%T\x1f%r\x1f%M\x1f%j\x1f%k\x1f%Z\x1f%Q"
 
 
 def environment() -> dict[str, str]:
@@ -140,7 +141,7 @@ def queue() -> dict[str, QueuedJob]:
             "squeue failed", value=done.stderr.strip(), where="the Slurm controller", do="try again later"
         )
     rows = [line.split("\x1f") for line in done.stdout.splitlines()]
-    return {row[0]: QueuedJob(*row) for row in rows if len(row) == 7}
+    return {row[0]: QueuedJob(*row) for row in rows if len(row) == 8}
 
 
 def accounted_states(jobs: Sequence[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from pipeline.recipe import Recipe
 from pipeline.records import remove, write_atomic
 from pipeline.run import HOME, RunDir
 from pipeline.snapshot import take_snapshot
-from pipeline.submit import slurm, transaction
+from pipeline.submit import jobs, slurm, transaction
 from pipeline.submit.plan import Plan, active_stages
 from pipeline.submit.status import UNKNOWN, StageStatus, status
 from pipeline.tasks.source import is_file_source, is_folder_source
@@ -49,10 +49,14 @@ def _absolute_paths(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def write_files(plan: Plan, via: Via) -> None:
-    """Write what the jobs read: the resolved recipe, the site's environment, the scripts. Raises UserError."""
+def write_files(plan: Plan, via: Via, sweep: str = "") -> None:
+    """Write what the jobs read: the resolved recipe, the site's environment, the scripts. Raises UserError.
+
+    `sweep` is the sweep that launches this run, if one does.
+    """
     take_snapshot(plan.home)
-    plan.run.write_resolved(plan.recipe, {"via": via, "home": str(HOME), "code": plan.home.name})
+    facts = {"via": via, "home": str(HOME), "code": plan.home.name, **({"sweep": sweep} if sweep else {})}
+    plan.run.write_resolved(plan.recipe, facts)
     write_scripts(plan)
 
 
@@ -88,7 +92,7 @@ def start(plan: Plan, via: Via, console: Console) -> dict[str, str]:
 
 def _submit(plan: Plan) -> dict[str, str]:
     """Submit what has no job yet; jobs that wait for ever, or were held by a dead launcher, are taken over."""
-    keep, stale = transaction.split_live(plan, transaction.live_jobs(plan.run))
+    keep, stale = transaction.split_live(plan, jobs.live_jobs(plan.run))
     slurm.cancel(list(stale.values()))
     write_files(plan, "slurm")
     return transaction.submit(plan, keep)
@@ -101,7 +105,7 @@ def default_via() -> Via:
 
 def has_gaps(run: RunDir, states: Sequence[StageStatus]) -> bool:
     """Whether a run at work lacks jobs: of stages that nobody submitted or that ended before they were done."""
-    return bool(transaction.torn_stages(run)) or any(each.state in (*GAPS, "not started") for each in states)
+    return bool(jobs.torn_stages(run)) or any(each.state in (*GAPS, "not started") for each in states)
 
 
 def active(run: RunDir, recipe: Recipe) -> list[StageStatus] | None:

@@ -11,9 +11,9 @@ from typing import Any
 from pipeline import dag
 from pipeline.recipe import Recipe
 from pipeline.run import RunDir
-from pipeline.submit.look import Look, look
+from pipeline.submit.jobs import torn_stages
+from pipeline.submit.look import Look, Queue, look
 from pipeline.submit.slurm import ENDED, QueuedJob
-from pipeline.submit.transaction import torn_stages
 
 UNKNOWN = "ended, cause unknown"
 BROKEN = ("failed", "cancelled", "interrupted", "not submitted", "blocked", UNKNOWN)
@@ -53,10 +53,10 @@ def status(run: RunDir, recipe: Recipe) -> list[StageStatus]:
     return look_at(run, recipe)[0]
 
 
-def look_at(run: RunDir, recipe: Recipe) -> tuple[list[StageStatus], Look]:
-    """The state of every stage of a run, and the look at the queue that says how old it is."""
+def look_at(run: RunDir, recipe: Recipe, queued: Queue | None = None) -> tuple[list[StageStatus], Look]:
+    """The state of every stage of a run, and the look at the queue (`queued`, if taken) that says how old it is."""
     submitted = {entry.name: run.submission(entry.name) for entry in recipe.stages}
-    seen = look(run, {str(facts["job"]): name for name, facts in submitted.items() if facts.get("job")})
+    seen = look(run, {str(facts["job"]): name for name, facts in submitted.items() if facts.get("job")}, queued)
     stages, torn = dag.build(recipe, run), torn_stages(run)
     found: dict[str, StageStatus] = {}
     for name, facts in submitted.items():
@@ -68,6 +68,13 @@ def look_at(run: RunDir, recipe: Recipe) -> tuple[list[StageStatus], Look]:
             state, reason = "blocked", f"{broken[0].stage} {broken[0].state}: {broken[0].reason}".rstrip(": ")
         found[name] = _status(run, name, state, reason, facts, seen)
     return list(found.values()), seen
+
+
+def status_alone(run: RunDir, name: str, queued: Queue | None = None) -> StageStatus:
+    """The state of a stage that belongs to no recipe."""
+    facts = run.submission(name)
+    seen = look(run, {str(facts["job"]): name} if facts.get("job") else {}, queued)
+    return _status(run, name, *_state(run, name, facts, seen), facts, seen)
 
 
 def _state(run: RunDir, name: str, submitted: Mapping[str, Any], seen: Look) -> tuple[str, str]:

@@ -7,29 +7,25 @@ a dead launcher submitted but did not live to record.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from pipeline.errors import PipelineError, UserError
-from pipeline.recipe import Recipe
-from pipeline.run import RunDir, now
+from pipeline.run import RunDir
 from pipeline.submit import slurm
+from pipeline.submit.jobs import jobs_of, live_jobs, torn_stages
 from pipeline.submit.plan import Plan, StagePlan
 from pipeline.submit.slurm import QueuedJob
 
-CANCEL_ROUNDS = 20
-"""How often a run's jobs are looked for again after they were cancelled: a requeue may bring one back."""
-CANCEL_PAUSE = 0.5
-"""Seconds between these looks."""
 
-
-def sbatch_command(plan: Plan, each: StagePlan, after: Sequence[str], script: Path) -> list[str]:
-    """The sbatch command line of one stage that starts after the jobs `after` have succeeded."""
+def sbatch_command(
+    plan: Plan, each: StagePlan, after: Sequence[str], script: Path, waits: Sequence[str] = ()
+) -> list[str]:
+    """The sbatch command line of one stage that starts after `after` have succeeded and `waits` have ended."""
     output = str(plan.run.slurm_output).replace("%", "%%")
     command = [
         "sbatch",
@@ -39,14 +35,20 @@ def sbatch_command(plan: Plan, each: StagePlan, after: Sequence[str], script: Pa
         f"--output={output}/%x_%j.out",
         *each.flags,
     ]
-    if after:
-        command.append(f"--dependency={afterok(after)}")
+    dependencies = [word for word in (afterok(after), afterany(waits)) if word]
+    if dependencies:
+        command.append(f"--dependency={','.join(dependencies)}")
     return [*command, str(script)]
 
 
 def afterok(jobs: Sequence[str]) -> str:
     """Slurm's words for: after these jobs have succeeded."""
     return ",".join(f"afterok:{job}" for job in jobs)
+
+
+def afterany(jobs: Sequence[str]) -> str:
+    """Slurm's words for: after these jobs have ended, well or not."""
+    return ":".join(["afterany", *jobs]) if jobs else ""
 
 
 def job_variables(plan: Plan) -> dict[str, str]:
@@ -61,33 +63,65 @@ def key_of(plan: Plan, each: StagePlan) -> str:
 
 
 def submit(plan: Plan, kept: Mapping[str, str]) -> dict[str, str]:
-    """Submit the plan's stages but those that have a job already (`kept`, by stage); job ids of all, by stage.
+    """Submit one plan as a transaction of its own: see `Submission.add`."""
+    with Submission() as submission:
+        return submission.add(plan, kept)
 
-    A kept job that waits for a stage with a new job gets that as its dependency and keeps its id. When anything fails
-    the new jobs are cancelled. Raises UserError with Slurm's own words.
-    """
-    wanted = [each for each in plan.to_run if each.stage.name not in kept]
-    stages = [each.stage.name for each in wanted] + [stage for stage in torn_stages(plan.run) if stage in kept]
-    plan.run.write_transaction(state="open", stages=stages, pid=os.getpid(), host=os.uname().nodename)
-    new: dict[str, str] = {}
-    complete = False
-    try:
+
+class Submission:
+    """A transaction over the plans of one run or of several: all its jobs are released together, or cancelled."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[RunDir, list[str], dict[str, str]]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *of_error: object) -> None:
+        released = False
+        try:
+            if kind is None:
+                self._release()
+                released = True
+        finally:
+            if not released:
+                self._take_back()
+        for run, _, _ in self._parts if released else []:
+            run.write_transaction(state="released")
+            run.log_event("released")
+
+    def add(self, plan: Plan, kept: Mapping[str, str], waits: Sequence[str] = ()) -> dict[str, str]:
+        """Submit the plan's stages but those that have a job already (`kept`, by stage); job ids of all, by stage.
+
+        A kept job that waits for a stage with a new job gets that as its dependency and keeps its id. New jobs that
+        wait for no stage of the plan start after the jobs `waits` have ended, well or not. Raises UserError with
+        Slurm's own words.
+        """
+        run = plan.run
+        wanted = [each for each in plan.to_run if each.stage.name not in kept]
+        stages = [each.stage.name for each in wanted] + [stage for stage in torn_stages(run) if stage in kept]
+        run.write_transaction(state="open", stages=stages, pid=os.getpid(), host=os.uname().nodename)
+        new: dict[str, str] = {}
+        self._parts.append((run, stages, new))
         for each in wanted:
-            new[each.stage.name] = _submit_stage(plan, each, {**kept, **new}, new)
+            new[each.stage.name] = _submit_stage(plan, each, {**kept, **new}, new, waits)
         for each in plan.to_run:
             needs = each.stage.needs
             if each.stage.name in kept and any(need in stages for need in needs):
                 jobs = [job for need in needs if (job := new.get(need) or kept.get(need))]
                 slurm.set_dependency(kept[each.stage.name], afterok(jobs))
-                plan.run.log_event("rewired", each.stage.name, job=kept[each.stage.name], after=jobs)
-        slurm.release([job.job for stage, job in jobs_of(plan.run).items() if job.held and stage in stages])
-        complete = True
-    finally:
-        if not complete:
-            _take_back(plan.run, stages, new)
-    plan.run.write_transaction(state="released")
-    plan.run.log_event("released")
-    return {each.stage.name: new.get(each.stage.name) or kept[each.stage.name] for each in plan.to_run}
+                run.log_event("rewired", each.stage.name, job=kept[each.stage.name], after=jobs)
+        return {each.stage.name: new.get(each.stage.name) or kept[each.stage.name] for each in plan.to_run}
+
+    def _release(self) -> None:
+        queued = slurm.queue()
+        found = [(stages, jobs_of(run, queued)) for run, stages, _ in self._parts]
+        held = [job.job for stages, jobs in found for stage, job in jobs.items() if job.held and stage in stages]
+        slurm.release(held)
+
+    def _take_back(self) -> None:
+        for part in reversed(self._parts):
+            _take_back(*part)
 
 
 def split_live(plan: Plan, live: Mapping[str, QueuedJob]) -> tuple[dict[str, str], dict[str, str]]:
@@ -113,12 +147,15 @@ def split_live(plan: Plan, live: Mapping[str, QueuedJob]) -> tuple[dict[str, str
     return keep, stale
 
 
-def _submit_stage(plan: Plan, each: StagePlan, jobs: Mapping[str, str], new: Mapping[str, str]) -> str:
-    """Submit one stage, held when no job of this transaction holds it back; its job id."""
+def _submit_stage(
+    plan: Plan, each: StagePlan, jobs: Mapping[str, str], new: Mapping[str, str], waits: Sequence[str]
+) -> str:
+    """Submit one stage, held when no job of its plan holds it back, and then after `waits` too; its job id."""
     stage = each.stage
     after = [jobs[need] for need in stage.needs if need in jobs]
-    command = sbatch_command(plan, each, after, plan.run.script(stage.name))
-    if not any(need in new for need in stage.needs):
+    first = not any(need in new for need in stage.needs)
+    command = sbatch_command(plan, each, after, plan.run.script(stage.name), waits if first else ())
+    if first:
         command.insert(1, "--hold")
     facts = {"via": "slurm", "fingerprint": stage.fingerprint, "key": key_of(plan, each), "after": after}
     plan.run.write_submission(stage.name, job="", **facts)
@@ -127,12 +164,6 @@ def _submit_stage(plan: Plan, each: StagePlan, jobs: Mapping[str, str], new: Map
     plan.run.write_submission(stage.name, job=job, **facts)
     plan.run.log_event("submitted", stage.name, job=job)
     return job
-
-
-def torn_stages(run: RunDir) -> list[str]:
-    """The stages of a transaction that began and did not end; none when the last one ended."""
-    last = run.transaction()
-    return list(last["stages"]) if last.get("state") == "open" else []
 
 
 def _take_back(run: RunDir, stages: Sequence[str], new: Mapping[str, str]) -> None:
@@ -149,95 +180,3 @@ def _take_back(run: RunDir, stages: Sequence[str], new: Mapping[str, str]) -> No
     for stage, job in {**new, **left}.items():
         run.write_state(stage, state="cancelled", reason="another stage could not be submitted", job=job)
     run.write_transaction(state="taken back")
-
-
-def jobs_of(run: RunDir) -> dict[str, QueuedJob]:
-    """The newest job of each stage that Slurm knows, by their comments; ended ones too. Raises PipelineError."""
-    newest: dict[str, QueuedJob] = {}
-    for job in slurm.queue().values():
-        stage = stage_of(run, job)
-        if stage and (stage not in newest or int(job.job) > int(newest[stage].job)):
-            newest[stage] = job
-    return newest
-
-
-def stage_of(run: RunDir, job: QueuedJob) -> str | None:
-    """The stage of this run that a job works for, by its comment; where a site replaces comments, by name and folder.
-
-    The name alone would take the jobs of a run of the same name in another place.
-    """
-    parts = job.comment.split("/")
-    if len(parts) == 4:
-        return parts[1] if run.comment(parts[1], parts[2]) == job.comment else None
-    stage = job.name.removesuffix(f"_{run.name}")
-    ours = stage != job.name and Path(job.folder).is_relative_to(run.logs)
-    return stage if ours and run.submission(stage) else None
-
-
-def adopt(run: RunDir) -> dict[str, str]:
-    """Record the jobs that a dead launcher submitted but did not record; job ids by stage. The caller holds the lock.
-
-    A transaction whose jobs are all there and released is closed. Raises PipelineError when Slurm does not answer.
-    """
-    stages = torn_stages(run)
-    if not stages:
-        return {}
-    found = jobs_of(run)
-    adopted = {}
-    for stage in stages:
-        facts = run.submission(stage)
-        if facts and not facts.get("job") and stage in found and _fits(found[stage], facts):
-            adopted[stage] = found[stage].job
-            run.write_submission(stage, **{**facts, "job": adopted[stage]})
-            run.log_event("adopted", stage, job=adopted[stage])
-    held = [stage for stage in stages if stage in found and found[stage].held]
-    if not held and all(run.submission(stage).get("job") for stage in stages):
-        run.write_transaction(state="released")
-    return adopted
-
-
-def adopt_if_torn(run: RunDir) -> None:
-    """`adopt`, for who only wants to see: where a launcher is at work, or Slurm does not answer, nothing is changed."""
-    if torn_stages(run):
-        with contextlib.suppress(PipelineError), run.locked():
-            adopt(run)
-
-
-def _fits(job: QueuedJob, facts: Mapping[str, object]) -> bool:
-    return f"/{facts.get('fingerprint')}/" in job.comment or job.comment.count("/") != 3
-
-
-def live_jobs(run: RunDir) -> dict[str, QueuedJob]:
-    """The jobs of this run that are not over, by stage. Raises PipelineError when Slurm does not answer."""
-    return {stage: job for stage, job in jobs_of(run).items() if not job.ended and job.state != "COMPLETING"}
-
-
-def cancel_run(run: RunDir, recipe: Recipe) -> dict[str, str]:
-    """Cancel all jobs of a run, held, requeued and unrecorded ones too; what was cancelled, job ids by stage.
-
-    The caller holds the lock. The submission records say so before Slurm hears of it: a job body that is stopped can
-    tell a cancellation from a preemption. Raises PipelineError when Slurm does not answer or jobs come back.
-    """
-    names = [entry.name for entry in recipe.stages]
-    if not any(run.submission(name).get("via") in ("slurm", "submitit") for name in names) or not slurm.has_commands():
-        return {}
-    cancelled: dict[str, str] = {}
-    for _ in range(CANCEL_ROUNDS):
-        found = live_jobs(run)
-        live = {name: found[name].job for name in names if name in found}
-        if not live:
-            break
-        for stage in live:
-            run.write_submission(stage, **{**run.submission(stage), "cancelled": now()})
-        slurm.cancel(list(live.values()))
-        cancelled |= live
-        time.sleep(CANCEL_PAUSE)
-    else:
-        raise PipelineError(
-            "jobs do not go away", value=sorted(live.values()), where=f"run {run.name}", do="scancel them by hand"
-        )
-    for stage, job in cancelled.items():
-        run.write_state(stage, state="cancelled", reason="cancelled by its user", job=job)
-    if torn_stages(run):
-        run.write_transaction(state="cancelled")
-    return cancelled

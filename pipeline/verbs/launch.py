@@ -11,11 +11,12 @@ from pipeline.cluster import load_cluster
 from pipeline.errors import UserError
 from pipeline.run import HOME, RunDir
 from pipeline.submit import slurm
+from pipeline.submit.jobs import adopt, cancel_run
 from pipeline.submit.plan import Choice, Plan, make_plan
 from pipeline.submit.render import render_all
 from pipeline.submit.retry import retry_run
 from pipeline.submit.start import Via, active, default_via, has_gaps, resolve, resolve_for_job, start, start_over
-from pipeline.submit.transaction import adopt, cancel_run
+from pipeline.submit.sweep import make_sweep, refuse_sweep, sweep_of
 from pipeline.verbs.arguments import (
     AsJson,
     Overrides,
@@ -23,11 +24,14 @@ from pipeline.verbs.arguments import (
     RunArgument,
     RunName,
     StageArgument,
+    Swept,
     check_stage,
     open_run,
+    open_sweep,
     print_json,
     words_to_stderr,
 )
+from pipeline.verbs.sweep import cancel_sweep, retry_sweep, run_sweep, show_sweep
 
 
 def run(
@@ -42,12 +46,18 @@ def run(
     first: Annotated[str | None, typer.Option("--from", help="this stage and those after it")] = None,
     last: Annotated[str | None, typer.Option("--until", help="no stage after this one")] = None,
     model: Annotated[str | None, typer.Option(help="model folder or hub id that training starts from")] = None,
+    swept: Swept = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe: preprocess, train, evaluate; what is done is skipped."""
     words_to_stderr(as_json)
-    settings, folder, cluster = resolve(recipe, overrides or [], run_name, model)
     choice = Choice(only, first, last, replace, fresh)
+    if swept:
+        sweep = make_sweep(recipe, overrides or [], swept, run_name, model)
+        show_sweep(sweep, choice, as_json) if dry_run else run_sweep(sweep, choice, _via(via), as_json)
+        return
+    settings, folder, cluster = resolve(recipe, overrides or [], run_name, model)
+    refuse_sweep(folder)
     if dry_run:
         show.plan(make_plan(settings, folder, cluster, choice), as_json)
         return
@@ -95,9 +105,13 @@ def plan(
     overrides: Overrides = None,
     run_name: RunName = None,
     replace: bool = False,
+    swept: Swept = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what `run` would do: stages, resources, batches, the exact scripts and commands. Writes nothing."""
+    if swept:
+        show_sweep(make_sweep(recipe, overrides or [], swept, run_name), Choice(replace=replace), as_json)
+        return
     settings, folder, cluster = resolve(recipe, overrides or [], run_name)
     show.plan(make_plan(settings, folder, cluster, Choice(replace=replace)), as_json)
 
@@ -105,8 +119,14 @@ def plan(
 def retry(name: RunArgument, stage: StageArgument = None, as_json: AsJson = False) -> None:
     """Submit what failed again, as it was; stages that wait for it keep their jobs."""
     words_to_stderr(as_json)
+    if sweep := open_sweep(name):
+        retry_sweep(sweep, None, stage, as_json)
+        return
     folder, settings = open_run(name)
     check_stage(folder, settings, stage)
+    if sweep := sweep_of(folder):
+        retry_sweep(sweep, folder, stage, as_json)
+        return
     before = {entry.name: str(folder.submission(entry.name).get("job") or "") for entry in settings.stages}
     with folder.locked():
         jobs = retry_run(folder, settings, load_cluster(), stage, show.console)
@@ -121,9 +141,12 @@ def retry(name: RunArgument, stage: StageArgument = None, as_json: AsJson = Fals
 def cancel(name: RunArgument, as_json: AsJson = False) -> None:
     """Cancel all jobs of a run, those that wait for a failed stage too."""
     words_to_stderr(as_json)
+    if sweep := open_sweep(name):
+        cancel_sweep(sweep, as_json)
+        return
     folder, settings = open_run(name)
     with folder.locked():
-        cancelled = cancel_run(folder, settings)
+        cancelled = cancel_run(folder, [entry.name for entry in settings.stages])
     told = ", ".join(f"{stage} ({job})" for stage, job in cancelled.items())
     show.console.print(f"cancelled: {told}" if told else "nothing of this run is queued or running", highlight=False)
     if as_json:
