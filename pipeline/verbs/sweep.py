@@ -73,11 +73,11 @@ def show_sweep(sweep: Sweep, choice: Choice, as_json: bool) -> None:
     show.console.print(f"sweep {sweep.run.name}: {_told(sweep)}, {jobs} jobs", markup=False, soft_wrap=True)
     for trial, plan in zip(sweep.trials, plans, strict=True):
         _decision(trial, plan)
-    show.console.print("the plan of the first trial; the others differ in the settings named above", markup=False)
-    show.plan(plans[0], as_json=False)
-    for each in told.values():
-        for command in each.values():
+    for run, each in told.items():
+        for command in each.values() if run != plans[0].run.name else ():
             show.console.print(f"$ {shlex.join(command)}", markup=False, soft_wrap=True)
+    show.console.print("the plan of the first trial, whose scripts differ from the others' in names alone:")
+    show.plan(plans[0], as_json=False)
 
 
 def retry_sweep(name: RunDir, only: RunDir | None, stage: str | None, as_json: bool) -> None:
