@@ -22,7 +22,7 @@ from pipeline.submit.doctor import Check
 from pipeline.submit.look import Look
 from pipeline.submit.plan import Plan, StagePlan
 from pipeline.submit.status import StageStatus, duration
-from pipeline.submit.transaction import sbatch_command
+from pipeline.submit.transaction import placeholders, sbatch_commands
 from pipeline.submit.why import Why
 
 console = Console(highlight=False)
@@ -99,7 +99,7 @@ def decisions(plan: Plan) -> None:
     for each in plan.stages:
         if each.action != "leave":
             console.print(f"{each.action:<5} {each.stage.name}: {each.reason}", markup=False, soft_wrap=True)
-    for warning in plan.recipe.warnings():
+    for warning in plan.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
 
 
@@ -134,7 +134,8 @@ def plan(plan: Plan, as_json: bool) -> None:
     for each in plan.to_run:
         console.rule(f"{plan.run.script(each.stage.name)}", align="left", style="dim")
         console.print(each.script, markup=False, soft_wrap=True, end="")
-        console.print(f"$ {_command(plan, each)}", markup=False, soft_wrap=True)
+        for command in _command(plan, each).splitlines():
+            console.print(f"$ {command}", markup=False, soft_wrap=True)
     console.print("nothing was written or submitted")
 
 
@@ -147,15 +148,15 @@ def _batch(plan: Plan, each: StagePlan) -> str:
 
 
 def _command(plan: Plan, each: StagePlan) -> str:
-    running = {other.stage.name for other in plan.to_run}
-    after = [f"<job of {need}>" for need in each.stage.needs if need in running]
-    return shlex.join(sbatch_command(plan, each, after, plan.run.script(each.stage.name)))
+    names = {name: placeholders(plan, name) for name in plan.names_to_run}
+    own = placeholders(plan, each.stage.name)
+    return "\n".join(shlex.join(command) for command in sbatch_commands(plan, each, names, own))
 
 
 def plan_dict(plan: Plan) -> dict[str, Any]:
     """The plan for --json."""
     stages = [_as_dict(plan, each) for each in plan.stages]
-    return {"run": plan.run.name, "warnings": plan.recipe.warnings(), "stages": stages}
+    return {"run": plan.run.name, "warnings": plan.warnings, "stages": stages}
 
 
 def _as_dict(plan: Plan, each: StagePlan) -> dict[str, object]:
@@ -174,10 +175,11 @@ def _as_dict(plan: Plan, each: StagePlan) -> dict[str, object]:
     }
 
 
-def submitted(run: RunDir, jobs: Mapping[str, str], before: Mapping[str, str]) -> None:
+def submitted(run: RunDir, jobs: Mapping[str, Sequence[str]], before: Mapping[str, Sequence[str]]) -> None:
     """The job ids, those that stages kept too (`before`, by stage), and the commands that come next."""
-    for stage, job in jobs.items():
-        console.print(f"{'kept' if before.get(stage) == job else 'submitted'} {stage}: job {job}", soft_wrap=True)
+    for stage, ids in jobs.items():
+        word = "kept" if set(ids) <= set(before.get(stage, ())) else "submitted"
+        console.print(f"{word} {stage}: job {' '.join(ids)}", soft_wrap=True)
     name = run.name
     console.print(f"next: bash run_pipeline.sh status {name} ; bash run_pipeline.sh logs {name} -f", soft_wrap=True)
 

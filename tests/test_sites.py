@@ -41,7 +41,7 @@ SITES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     ),
     "short only": (
         {"extra": f"{DEBUG} MaxTime=60\nPartitionName=preempt Nodes=ALL MaxTime=30\n{SHORT}"},
-        {"gpu_partition": None}, "set resources.sft.time to at most 01:00:00",
+        {"gpu_partition": None, "cpu_max_time": "01:00:00", "gpu_max_time": "01:00:00"}, "",
     ),
     "an account is needed": (
         {"accounting": True, "extra": f"{DEBUG} {FIRST} AllowAccounts=lab,other"}, {"account": "lab"}, "",

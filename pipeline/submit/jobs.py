@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.run import RunDir, now
@@ -24,17 +25,27 @@ def torn_stages(run: RunDir) -> list[str]:
     return list(last["stages"]) if last.get("state") == "open" else []
 
 
-def jobs_of(run: RunDir, queued: Mapping[str, QueuedJob] | None = None) -> dict[str, QueuedJob]:
-    """The newest job of each stage that Slurm knows, by their comments; ended ones too.
+def submitted_jobs(facts: Mapping[str, Any]) -> list[str]:
+    """The jobs that a submission record names, in their order: several where a stage is cut into segments."""
+    return [str(job) for job in facts.get("segments") or filter(None, [facts.get("job")])]
+
+
+def complete(facts: Mapping[str, Any]) -> bool:
+    """Whether a submission record names as many jobs as its stage was to get."""
+    return len(submitted_jobs(facts)) == int(facts.get("of", 1))
+
+
+def jobs_of(run: RunDir, queued: Mapping[str, QueuedJob] | None = None) -> dict[str, list[QueuedJob]]:
+    """The jobs of each stage that are not over, oldest first, by their comments; where all are, the newest.
 
     `queued` is the queue as it was just seen; None asks Slurm, and raises PipelineError when it does not answer.
     """
-    newest: dict[str, QueuedJob] = {}
-    for job in (slurm.queue() if queued is None else queued).values():
+    found: dict[str, list[QueuedJob]] = {}
+    for job in sorted((slurm.queue() if queued is None else queued).values(), key=lambda job: int(job.job)):
         stage = stage_of(run, job)
-        if stage and (stage not in newest or int(job.job) > int(newest[stage].job)):
-            newest[stage] = job
-    return newest
+        if stage:
+            found.setdefault(stage, []).append(job)
+    return {stage: [job for job in jobs if not job.over] or jobs[-1:] for stage, jobs in found.items()}
 
 
 def stage_of(run: RunDir, job: QueuedJob) -> str | None:
@@ -62,12 +73,15 @@ def adopt(run: RunDir) -> dict[str, str]:
     adopted = {}
     for stage in stages:
         facts = run.submission(stage)
-        if facts and not facts.get("job") and stage in found and _fits(found[stage], facts):
-            adopted[stage] = found[stage].job
-            run.write_submission(stage, **{**facts, "job": adopted[stage]})
-            run.log_event("adopted", stage, job=adopted[stage])
-    held = [stage for stage in stages if stage in found and found[stage].held]
-    if not held and all(run.submission(stage).get("job") for stage in stages):
+        ours = [job.job for job in found.get(stage, []) if _fits(job, facts)]
+        recorded = submitted_jobs(facts)
+        if facts and not complete(facts) and len({*recorded, *ours}) > len(recorded):
+            adopted[stage] = ours[0]
+            several = {"segments": ours} if "of" in facts else {}
+            run.write_submission(stage, **{**facts, "job": ours[0], **several})
+            run.log_event("adopted", stage, job=" ".join(ours))
+    held = [stage for stage in stages if any(job.held for job in found.get(stage, []))]
+    if not held and all(complete(run.submission(stage)) for stage in stages):
         run.write_transaction(state="released")
     return adopted
 
@@ -83,12 +97,12 @@ def _fits(job: QueuedJob, facts: Mapping[str, object]) -> bool:
     return f"/{facts.get('fingerprint')}/" in job.comment or job.comment.count("/") != 3
 
 
-def live_jobs(run: RunDir, queued: Mapping[str, QueuedJob] | None = None) -> dict[str, QueuedJob]:
+def live_jobs(run: RunDir, queued: Mapping[str, QueuedJob] | None = None) -> dict[str, list[QueuedJob]]:
     """The jobs of this run that are not over, by stage; `queued` and what is raised are as for `jobs_of`."""
-    return {stage: job for stage, job in jobs_of(run, queued).items() if not job.ended and job.state != "COMPLETING"}
+    return {stage: jobs for stage, jobs in jobs_of(run, queued).items() if not jobs[0].over}
 
 
-def cancel_run(run: RunDir, names: Sequence[str]) -> dict[str, str]:
+def cancel_run(run: RunDir, names: Sequence[str]) -> dict[str, list[str]]:
     """Cancel all jobs of a run's stages, held, requeued and unrecorded ones too; what was cancelled, job ids by stage.
 
     The caller holds the lock. The submission records say so before Slurm hears of it: a job body that is stopped can
@@ -96,23 +110,30 @@ def cancel_run(run: RunDir, names: Sequence[str]) -> dict[str, str]:
     """
     if not any(run.submission(name).get("via") in ("slurm", "submitit") for name in names) or not slurm.has_commands():
         return {}
-    cancelled: dict[str, str] = {}
+    cancelled: dict[str, list[str]] = {}
     for _ in range(CANCEL_ROUNDS):
         found = live_jobs(run)
-        live = {name: found[name].job for name in names if name in found}
+        live = {name: [job.job for job in found[name]] for name in names if name in found}
         if not live:
             break
         for stage in live:
             run.write_submission(stage, **{**run.submission(stage), "cancelled": now()})
-        slurm.cancel(list(live.values()))
-        cancelled |= live
+        slurm.cancel([job for jobs in live.values() for job in jobs])
+        cancelled = {**live, **cancelled}
         time.sleep(CANCEL_PAUSE)
     else:
         raise PipelineError(
             "jobs do not go away", value=sorted(live.values()), where=f"run {run.name}", do="scancel them by hand"
         )
-    for stage, job in cancelled.items():
-        run.write_state(stage, state="cancelled", reason="cancelled by its user", job=job)
+    for stage, jobs in cancelled.items():
+        if run.state(stage).get("state") != "done" or run.state(stage).get("job") not in _segments(run, stage):
+            run.write_state(stage, state="cancelled", reason="cancelled by its user", job=jobs[0])
     if torn_stages(run):
         run.write_transaction(state="cancelled")
     return cancelled
+
+
+def _segments(run: RunDir, stage: str) -> list[str]:
+    """The jobs of a stage that is cut into segments; a finished one may have some left."""
+    facts = run.submission(stage)
+    return submitted_jobs(facts) if "of" in facts else []

@@ -21,7 +21,7 @@ from pipeline.submit.status import StageStatus, status
 
 def retry_run(
     run: RunDir, recipe: Recipe, cluster: ClusterFile, stage: str | None, console: Console
-) -> dict[str, str] | None:
+) -> dict[str, list[str]] | None:
     """Start the failed stages of a run again, or only `stage`; job ids of all that is queued now, None for nothing.
 
     It goes the way that the run went, with the copy of the code that it was launched with and the site's facts as they
@@ -37,14 +37,14 @@ def retry_run(
         run_locally(plan, console)
         return {}
     if via == "submitit":
-        slurm.cancel(list(waiting.values()))
-        return submitit.submit(plan)
+        slurm.cancel([job for each in waiting.values() for job in each])
+        return {stage: [job] for stage, job in submitit.submit(plan).items()}
     return transaction.submit(plan, waiting)
 
 
 def retry_plan(
     run: RunDir, recipe: Recipe, cluster: ClusterFile, stage: str | None
-) -> tuple[Plan, dict[str, str]] | None:
+) -> tuple[Plan, dict[str, list[str]]] | None:
     """(the plan of a retry, the jobs of its stages that wait and are kept), None for nothing to retry.
 
     The caller holds the lock. Raises UserError as `retry_run`.
@@ -62,9 +62,10 @@ def retry_plan(
         take_snapshot(plan.home)
     if launch["via"] == "local":
         return plan, {}
-    waiting = {name: job.job for name, job in jobs.live_jobs(run).items() if name not in wanted}
-    plan = _only(plan, [*wanted, *waiting])
-    return plan, {name: job for name, job in waiting.items() if name in plan.names_to_run}
+    live = {name: [job.job for job in each] for name, each in jobs.live_jobs(run).items()}
+    slurm.cancel([job for name in wanted for job in live.get(name, [])])  # segments that a failure has left
+    plan = _only(plan, [*wanted, *live])
+    return plan, {name: each for name, each in live.items() if name in plan.names_to_run and name not in wanted}
 
 
 def _wanted(run: RunDir, recipe: Recipe, states: dict[str, StageStatus], stage: str | None) -> list[str]:

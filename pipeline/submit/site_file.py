@@ -128,6 +128,9 @@ def cluster_file_text(site: Site) -> str:
     key("partition", chosen["partition"], "partition of all jobs; null: the site's default")
     key("cpu_partition", chosen["cpu_partition"], "instead, for jobs without GPUs")
     key("gpu_partition", chosen["gpu_partition"], "instead, for jobs with GPUs")
+    key("max_time", None, "the longest time that a job may ask for, in this partition; null: no limit")
+    key("cpu_max_time", _max_time(site, chosen["cpu_partition"] or chosen["partition"]), "instead, without GPUs")
+    key("gpu_max_time", _max_time(site, chosen["gpu_partition"] or chosen["partition"]), "instead, with GPUs")
     key("account", chosen["account"], f"yours: {', '.join(site.accounts) or 'none that Slurm tells'}")
     key("qos", chosen["qos"], f"yours: {', '.join(site.qos) or 'none that Slurm tells'}")
     key("gres", {"name": gpu_name(site), "type": None}, f"types here: {', '.join(types) or 'none named'}")
@@ -145,6 +148,11 @@ def cluster_file_text(site: Site) -> str:
     key("sweep_at_once", most or ClusterFile().sweep_at_once, f"trials of a sweep at work at once; {told}")
     key("submit_limit", queued, "jobs that you may have in the queue; null: no limit that Slurm tells")
     return "\n".join(lines) + "\n"
+
+
+def _max_time(site: Site, partition: str | None) -> str | None:
+    where = site.partition(partition)
+    return clock(where.max_minutes) if where and where.max_minutes else None
 
 
 def _caches(site: Site) -> dict[str, str]:

@@ -61,6 +61,11 @@ class QueuedJob:
         return self.state in ENDED
 
     @property
+    def over(self) -> bool:
+        """Whether it has ended, or does so now."""
+        return self.ended or self.state == "COMPLETING"
+
+    @property
     def held(self) -> bool:
         """Whether it waits for somebody to release it; where it waits for other jobs too, only its priority says so."""
         return self.state == "PENDING" and (self.reason in HELD or self.priority == "0")

@@ -76,7 +76,7 @@ def resolve_for_job(word: str) -> RunDir:
     return run
 
 
-def start(plan: Plan, via: Via, console: Console) -> dict[str, str]:
+def start(plan: Plan, via: Via, console: Console) -> dict[str, list[str]]:
     """Run or submit the plan; job ids by stage (none for local). The caller holds the run's lock."""
     from pipeline.submit import submitit
     from pipeline.submit.local import run_locally
@@ -85,15 +85,15 @@ def start(plan: Plan, via: Via, console: Console) -> dict[str, str]:
         return _submit(plan)
     write_files(plan, via)
     if via == "submitit":
-        return submitit.submit(plan)
+        return {stage: [job] for stage, job in submitit.submit(plan).items()}
     run_locally(plan, console)
     return {}
 
 
-def _submit(plan: Plan) -> dict[str, str]:
+def _submit(plan: Plan) -> dict[str, list[str]]:
     """Submit what has no job yet; jobs that wait for ever, or were held by a dead launcher, are taken over."""
     keep, stale = transaction.split_live(plan, jobs.live_jobs(plan.run))
-    slurm.cancel(list(stale.values()))
+    slurm.cancel(stale)
     write_files(plan, "slurm")
     return transaction.submit(plan, keep)
 

@@ -22,13 +22,13 @@ from pipeline.submit.jobs import live_jobs
 from pipeline.submit.plan import Plan, StagePlan
 from pipeline.submit.sbatch import compare_script
 from pipeline.submit.sweep import COMPARE, Sweep, results_page, results_table
-from pipeline.submit.transaction import Submission, sbatch_command
+from pipeline.submit.transaction import Jobs, Submission, placeholders, sbatch_commands
 
 RESOURCES = Resources(time="00:30:00", cpus=1, memory="4G")
 """What the comparison asks for: it reads prediction files and draws bootstrap samples."""
 
 
-Add = Callable[[Plan, Mapping[str, str], Sequence[str]], dict[str, str]]
+Add = Callable[[Plan, Jobs, Sequence[str]], dict[str, list[str]]]
 """What submits a plan but the stages that have a job, after other jobs have ended; job ids by stage."""
 
 
@@ -40,20 +40,20 @@ class Part:
     """
 
     plan: Plan
-    kept: Mapping[str, str]
+    kept: Jobs
     stale: tuple[str, ...] = ()
 
     @property
     def new(self) -> int:
         """How many jobs it adds."""
-        return len(self.plan.to_run) - len(self.kept)
+        return sum(self.plan.segments(name) for name in self.plan.names_to_run if name not in self.kept)
 
 
 @dataclass(frozen=True)
 class SweepJobs:
     """Job ids: of the trials that were submitted, by run and stage, and of the comparison (or empty)."""
 
-    trials: dict[str, dict[str, str]]
+    trials: dict[str, dict[str, list[str]]]
     compare: str
 
 
@@ -78,25 +78,28 @@ def submit_sweep(sweep: Sweep, parts: Sequence[Part], *, compare: bool) -> Sweep
     """
     slurm.cancel([job for part in parts for job in part.stale])
     queued = slurm.queue()
-    alive = {t.run.name: [job.job for job in live_jobs(t.run, queued).values()] for t in sweep.trials}
-    before = live_jobs(sweep.run, queued).get(COMPARE)
+    alive = {
+        trial.run.name: [job.job for jobs in live_jobs(trial.run, queued).values() for job in jobs]
+        for trial in sweep.trials
+    }
+    before = [job.job for job in live_jobs(sweep.run, queued).get(COMPARE, [])]
     every = [job for jobs in alive.values() for job in jobs]
     with Submission() as submission:
         found = _in_lanes(sweep, {part.plan.run.name: part for part in parts}, alive, submission.add)
-        every += [job for jobs in found.values() for job in jobs.values()]
+        every += [job for stages in found.values() for jobs in stages.values() for job in jobs]
         plan = compare_plan(sweep)
-        kept = {COMPARE: before.job} if before and not any(part.new for part in parts) else {}
+        kept = {COMPARE: before} if before and not any(part.new for part in parts) else {}
         if compare and (kept or any(part.new for part in parts) or not compared(plan)):
             write_compare(plan)
             kept = submission.add(plan, kept, list(dict.fromkeys(every)))
-    if before and kept and kept[COMPARE] != before.job:
-        slurm.cancel([before.job])  # it waited for fewer jobs
-    return SweepJobs(found, kept.get(COMPARE, ""))
+    if before and kept and kept[COMPARE] != before:
+        slurm.cancel(before)  # it waited for fewer jobs
+    return SweepJobs(found, " ".join(kept.get(COMPARE, [])))
 
 
 def _in_lanes(
     sweep: Sweep, parts: Mapping[str, Part], alive: Mapping[str, list[str]], add: Add
-) -> dict[str, dict[str, str]]:
+) -> dict[str, dict[str, list[str]]]:
     """Submit the trials by `add`; job ids by trial and stage. `alive` are the jobs that each trial has now.
 
     Of trials with the same processed data only the first makes it: the others begin when that is over.
@@ -105,20 +108,19 @@ def _in_lanes(
     lanes: list[list[str]] = [[] for _ in range(width)]
     for number, trial in enumerate(sweep.trials):
         lanes[number % width] += alive.get(trial.run.name, [])
-    makers: dict[Path, str] = {}
-    found: dict[str, dict[str, str]] = {}
+    makers: dict[Path, list[str]] = {}
+    found: dict[str, dict[str, list[str]]] = {}
     for number, trial in enumerate(sweep.trials):
         part = parts.get(trial.run.name)
         if part is None:
             continue
         data = {each.stage.name: path for each in part.plan.to_run if (path := dataset(each.stage))}
-        waits = (
-            [] if part.kept else [*lanes[number % width], *(makers[path] for path in data.values() if path in makers)]
-        )
+        shared = [job for path in data.values() for job in makers.get(path, [])]
+        waits = [] if part.kept else [*lanes[number % width], *shared]
         found[trial.run.name] = add(part.plan, part.kept, list(dict.fromkeys(waits)))
         for stage, path in data.items():
             makers.setdefault(path, found[trial.run.name][stage])
-        lanes[number % width] += found[trial.run.name].values()
+        lanes[number % width] += [job for jobs in found[trial.run.name].values() for job in jobs]
     return found
 
 
@@ -152,21 +154,21 @@ def write_compare(plan: Plan) -> None:
     write_atomic(plan.run.script(COMPARE), plan.stages[0].script)
 
 
-def commands(sweep: Sweep, plans: Sequence[Plan], *, compare: bool) -> dict[str, dict[str, list[str]]]:
+def commands(sweep: Sweep, plans: Sequence[Plan], *, compare: bool) -> dict[str, dict[str, list[list[str]]]]:
     """The sbatch command lines that would submit the plans, by run and stage, with names in place of job ids."""
-    found: dict[str, dict[str, list[str]]] = {}
+    found: dict[str, dict[str, list[list[str]]]] = {}
 
-    def add(plan: Plan, _: Mapping[str, str], waits: Sequence[str]) -> dict[str, str]:
-        names = {name: f"<job of {plan.run.name}/{name}>" for name in plan.names_to_run}
-        found[plan.run.name] = {each.stage.name: _command(plan, each, names, waits) for each in plan.to_run}
+    def add(plan: Plan, _: Jobs, waits: Sequence[str]) -> dict[str, list[str]]:
+        names = {name: placeholders(plan, name, f"{plan.run.name}/") for name in plan.names_to_run}
+        found[plan.run.name] = {each.stage.name: _commands(plan, each, names, waits) for each in plan.to_run}
         return names
 
     made = _in_lanes(sweep, {plan.run.name: Part(plan, {}) for plan in plans}, {}, add)
     if compare:
-        add(compare_plan(sweep), {}, [job for jobs in made.values() for job in jobs.values()])
+        add(compare_plan(sweep), {}, [job for stages in made.values() for jobs in stages.values() for job in jobs])
     return found
 
 
-def _command(plan: Plan, each: StagePlan, names: Mapping[str, str], waits: Sequence[str]) -> list[str]:
-    after = [names[need] for need in each.stage.needs if need in names]
-    return sbatch_command(plan, each, after, plan.run.script(each.stage.name), () if after else waits)
+def _commands(plan: Plan, each: StagePlan, names: Jobs, waits: Sequence[str]) -> list[list[str]]:
+    first = not any(need in names for need in each.stage.needs)
+    return list(sbatch_commands(plan, each, names, names[each.stage.name], waits if first else ()))

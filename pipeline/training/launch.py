@@ -31,6 +31,7 @@ from pipeline.training.child import Child
 from pipeline.training.own_job import why_stopped
 from pipeline.training.ranks import cpus_at_hand
 from pipeline.training.requeue import progress, refuse_stalling, requeue
+from pipeline.training.segments import failure_before
 from pipeline.training.stop import STOPPED_CODE
 
 
@@ -120,6 +121,10 @@ def execute(run: RunDir, name: str) -> int:
     if done and done.fingerprint == stage.fingerprint and not first_difference(run.root, done.outputs, thorough=True):
         print(f"{name} is done already", flush=True)
         return 0
+    failure = failure_before(run, name, os.environ.get("SLURM_JOB_ID", ""))
+    if failure:
+        print(f"error: {failure}", file=sys.stderr, flush=True)
+        return 1
     child = Child()
     attempt = run.new_attempt(name)
     job = os.environ.get("SLURM_JOB_ID", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -57,6 +58,11 @@ def check_stage(run: RunDir, recipe: Recipe, stage: str | None) -> None:
 def print_json(value: dict[str, Any]) -> None:
     """Print one JSON value, and nothing else, on standard output."""
     print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def as_texts(jobs: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Job ids by stage for --json: those of a stage in segments with blanks between them."""
+    return {stage: " ".join(ids) for stage, ids in jobs.items()}
 
 
 def words_to_stderr(as_json: bool) -> None:

@@ -9,14 +9,16 @@ import typer
 from pipeline import show
 from pipeline.cluster import load_cluster
 from pipeline.errors import UserError
+from pipeline.recipe import Recipe
 from pipeline.run import HOME, RunDir
 from pipeline.submit import slurm
-from pipeline.submit.jobs import adopt, cancel_run
+from pipeline.submit.jobs import adopt, cancel_run, submitted_jobs
 from pipeline.submit.plan import Choice, Plan, make_plan
 from pipeline.submit.render import render_all
 from pipeline.submit.retry import retry_run
 from pipeline.submit.start import Via, active, default_via, has_gaps, resolve, resolve_for_job, start, start_over
 from pipeline.submit.sweep import make_sweep, refuse_sweep, sweep_of
+from pipeline.submit.transaction import Jobs
 from pipeline.verbs.arguments import (
     AsJson,
     Overrides,
@@ -25,6 +27,7 @@ from pipeline.verbs.arguments import (
     RunName,
     StageArgument,
     Swept,
+    as_texts,
     check_stage,
     open_run,
     open_sweep,
@@ -78,7 +81,7 @@ def run(
         plan = make_plan(settings, folder, cluster, choice)
         show.decisions(plan)
         show.place(plan, way, chosen=via is not None)
-        before = recorded_jobs(plan)
+        before = recorded_jobs(folder, settings)
         jobs = start(plan, way, show.console) if plan.to_run else {}
     if jobs:
         show.submitted(folder, jobs, before)
@@ -88,16 +91,16 @@ def run(
         print_json({"run": folder.name, "stages": [_launched(plan, name, jobs, before) for name in jobs or before]})
 
 
-def recorded_jobs(plan: Plan) -> dict[str, str]:
-    """The job that each stage had before."""
-    return {each.stage.name: str(plan.run.submission(each.stage.name).get("job") or "") for each in plan.stages}
+def recorded_jobs(run: RunDir, recipe: Recipe) -> dict[str, list[str]]:
+    """The jobs that each stage had before."""
+    return {entry.name: submitted_jobs(run.submission(entry.name)) for entry in recipe.stages}
 
 
-def _launched(plan: Plan, name: str, jobs: dict[str, str], before: dict[str, str]) -> dict[str, object]:
+def _launched(plan: Plan, name: str, jobs: Jobs, before: Jobs) -> dict[str, object]:
     each = next(each for each in plan.stages if each.stage.name == name)
-    job = jobs.get(name, "")
-    kept = bool(job) and before.get(name) == job
-    return {"stage": name, "action": each.action, "reason": each.reason, "job": job, "kept": kept}
+    ids = jobs.get(name, [])
+    kept = bool(ids) and set(ids) <= set(before[name])
+    return {"stage": name, "action": each.action, "reason": each.reason, "job": " ".join(ids), "kept": kept}
 
 
 def plan(
@@ -127,7 +130,7 @@ def retry(name: RunArgument, stage: StageArgument = None, as_json: AsJson = Fals
     if sweep := sweep_of(folder):
         retry_sweep(sweep, folder, stage, as_json)
         return
-    before = {entry.name: str(folder.submission(entry.name).get("job") or "") for entry in settings.stages}
+    before = recorded_jobs(folder, settings)
     with folder.locked():
         jobs = retry_run(folder, settings, load_cluster(), stage, show.console)
     if jobs is None:
@@ -135,7 +138,7 @@ def retry(name: RunArgument, stage: StageArgument = None, as_json: AsJson = Fals
     else:
         show.submitted(folder, jobs, before)
     if as_json:
-        print_json({"run": folder.name, "jobs": jobs or {}})
+        print_json({"run": folder.name, "jobs": as_texts(jobs or {})})
 
 
 def cancel(name: RunArgument, as_json: AsJson = False) -> None:
@@ -147,10 +150,10 @@ def cancel(name: RunArgument, as_json: AsJson = False) -> None:
     folder, settings = open_run(name)
     with folder.locked():
         cancelled = cancel_run(folder, [entry.name for entry in settings.stages])
-    told = ", ".join(f"{stage} ({job})" for stage, job in cancelled.items())
+    told = ", ".join(f"{stage} ({' '.join(ids)})" for stage, ids in cancelled.items())
     show.console.print(f"cancelled: {told}" if told else "nothing of this run is queued or running", highlight=False)
     if as_json:
-        print_json({"run": folder.name, "cancelled": cancelled})
+        print_json({"run": folder.name, "cancelled": as_texts(cancelled)})
 
 
 def render(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from pipeline.submit.sweep import COMPARE, Sweep, Trial, read_sweep, record_file
 from pipeline.submit.sweep_jobs import Part, SweepJobs, check_limit, commands, compare_plan, compared, submit_sweep
 from pipeline.submit.sweep_status import sweep_status
 from pipeline.submit.transaction import split_live
-from pipeline.verbs.arguments import print_json
+from pipeline.verbs.arguments import as_texts, print_json
 from pipeline.verbs.sweep_results import compare_trials
 
 WATCH_SECONDS = 5.0
@@ -69,12 +70,12 @@ def show_sweep(sweep: Sweep, choice: Choice, as_json: bool) -> None:
             {"sweep": sweep.run.name, "at_once": sweep.cluster.sweep_at_once, "trials": trials, "compare": compare}
         )
         return
-    jobs = sum(len(each) for each in told.values())
+    jobs = sum(len(commands) for each in told.values() for commands in each.values())
     show.console.print(f"sweep {sweep.run.name}: {_told(sweep)}, {jobs} jobs", markup=False, soft_wrap=True)
     for trial, plan in zip(sweep.trials, plans, strict=True):
         _decision(trial, plan)
     for run, each in told.items():
-        for command in each.values() if run != plans[0].run.name else ():
+        for command in itertools.chain(*each.values()) if run != plans[0].run.name else ():
             show.console.print(f"$ {shlex.join(command)}", markup=False, soft_wrap=True)
     show.console.print("the plan of the first trial, whose scripts differ from the others' in names alone:")
     show.plan(plans[0], as_json=False)
@@ -111,11 +112,11 @@ def cancel_sweep(name: RunDir, as_json: bool) -> None:
             cancelled[trial.run.name] = cancel_run(trial.run, [entry.name for entry in trial.recipe.stages])
     for run, jobs in cancelled.items():
         for stage, job in jobs.items():
-            show.console.print(f"cancelled: {run} {stage} ({job})", markup=False, soft_wrap=True)
+            show.console.print(f"cancelled: {run} {stage} ({' '.join(job)})", markup=False, soft_wrap=True)
     if not any(cancelled.values()):
         show.console.print("nothing of this sweep is queued or running")
     if as_json:
-        print_json({"sweep": sweep.run.name, "cancelled": cancelled})
+        print_json({"sweep": sweep.run.name, "cancelled": {run: as_texts(jobs) for run, jobs in cancelled.items()}})
 
 
 def status_of_sweep(name: RunDir, as_json: bool, events: bool, watch: bool) -> None:
@@ -198,7 +199,7 @@ def _decision(trial: Trial, plan: Plan) -> None:
 
 def _part(plan: Plan) -> Part:
     keep, stale = split_live(plan, live_jobs(plan.run))
-    return Part(plan, keep, tuple(stale.values()))
+    return Part(plan, keep, tuple(stale))
 
 
 def _compares(sweep: Sweep, choice: Choice) -> bool:
@@ -213,7 +214,7 @@ def _told(sweep: Sweep) -> str:
 
 def _tell_jobs(sweep: Sweep, jobs: SweepJobs, as_json: bool) -> None:
     for run, stages in jobs.trials.items():
-        told = ", ".join(f"{stage} {job}" for stage, job in stages.items())
+        told = ", ".join(f"{stage} {' '.join(ids)}" for stage, ids in stages.items())
         show.console.print(f"jobs of {run}: {told}", markup=False, soft_wrap=True)
     if jobs.compare:
         show.console.print(f"job of the comparison: {jobs.compare}")
@@ -221,4 +222,5 @@ def _tell_jobs(sweep: Sweep, jobs: SweepJobs, as_json: bool) -> None:
         show.console.print(f"page: {results_page(sweep.run)}", markup=False, soft_wrap=True)
     show.console.print(f"sweep {sweep.run.name}: {_told(sweep)}; next: status {sweep.run.name}", markup=False)
     if as_json:
-        print_json({"sweep": sweep.run.name, "trials": jobs.trials, "compare": jobs.compare})
+        trials = {run: as_texts(stages) for run, stages in jobs.trials.items()}
+        print_json({"sweep": sweep.run.name, "trials": trials, "compare": jobs.compare})
