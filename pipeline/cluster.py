@@ -16,6 +16,22 @@ from pipeline.settings import Positive, Section, read_yaml, validate
 CLUSTER_FILE = HOME / "configs" / "cluster.yaml"
 
 
+CACHES = {
+    "HF_HOME": "huggingface",
+    "XDG_CACHE_HOME": "",
+    "TORCH_HOME": "torch",
+    "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
+    "TORCH_EXTENSIONS_DIR": "torch_extensions",
+    "TRITON_CACHE_DIR": "triton",
+    "CUDA_CACHE_PATH": "cuda",
+    "VLLM_CACHE_ROOT": "vllm",
+    "WANDB_CACHE_DIR": "wandb",
+    "WANDB_DATA_DIR": "wandb-data",
+    "MPLCONFIGDIR": "matplotlib",
+}
+"""Variables that lead the caches of libraries away from the home folder, and their folders below `cache`."""
+
+
 class Gres(Section):
     """How this site calls a GPU in `--gres=NAME[:TYPE]:COUNT`."""
 
@@ -40,6 +56,7 @@ class ClusterFile(Section):
     modules: list[str] = Field(default_factory=list)
     environment: dict[str, str] = Field(default_factory=dict)
     scratch: str | None = None
+    cache: str | None = None
     caches: dict[str, str] = Field(default_factory=dict)
     output_root: str | None = None
     requeue: bool = True
@@ -77,11 +94,16 @@ def environment_script(cluster: ClusterFile) -> str:
     """Shell lines that the job body sources: modules, caches, scratch, variables; each value quoted."""
     lines = ["# Written by the launcher from configs/cluster.yaml; the job body sources it."]
     lines += [f"module load {shlex.quote(module)}" for module in cluster.modules]
-    variables = {**cluster.caches, **cluster.environment}
-    if cluster.scratch:
-        variables = {"TMPDIR": cluster.scratch, **variables}
-    lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in variables(cluster).items()]
     return "\n".join(lines) + "\n"
+
+
+def variables(cluster: ClusterFile) -> dict[str, str]:
+    """The variables of the jobs: temporary files, caches, the site's own; later ones win."""
+    scratch = {"TMPDIR": cluster.scratch} if cluster.scratch else {}
+    root = Path(cluster.cache).expanduser().resolve() if cluster.cache else None
+    caches = {name: str(root / folder) for name, folder in CACHES.items()} if root else {}
+    return {**scratch, **caches, **cluster.caches, **cluster.environment}
 
 
 def sbatch_flags(cluster: ClusterFile, resources: Resources) -> list[str]:

@@ -52,6 +52,7 @@ class Model(Section):
 
     base: str | None = None
     revision: str | None = None
+    """Branch, tag or commit of a hub model; null: main. `prefetch` pins it to a commit."""
     scratch: ScratchModel | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     tf32: bool = False
@@ -90,6 +91,14 @@ class Checkpoints(Section):
     """While a new one is written there is one more. All are deleted when the stage is done."""
 
 
+class Muon(Section):
+    """The matrices inside the layers are trained by Muon, all else by AdamW with the section's own options."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    momentum: Share = 0.95
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
 class Sft(StageSettings):
     """Own keys of an `sft` section; every other key is an option of TRL's SFTConfig."""
 
@@ -98,6 +107,7 @@ class Sft(StageSettings):
     global_batch_size: Positive
     micro_batch_size: Positive = 8
     """Most rows a process takes at once; accumulation fills the global batch."""
+    muon: Muon | None = None
     checkpoint: Checkpoints = Checkpoints()
 
 
@@ -177,6 +187,12 @@ class Resources(Section):
     """Jobs one after the other that do the stage's work, where one may not last long enough or be requeued."""
     stalled_requeues: Positive = 3
     """Requeues in a row without a newer checkpoint after which the stage fails."""
+    remedies: Count = 3
+    """Most changes that failures may make by themselves (micro-batch, memory, node, debug settings); 0: none."""
+    exclude: list[str] = Field(default_factory=list)
+    """Nodes that its jobs must not get."""
+    debug: bool = False
+    """Debug settings of torch.distributed and NCCL."""
 
     @field_validator("time")
     @classmethod
@@ -189,6 +205,14 @@ class Resources(Section):
         if not re.fullmatch(r"[1-9]\d*[MGT]", value):
             raise ValueError("memory is written as a number with M, G or T, such as 32G")
         return value
+
+    @field_validator("exclude")
+    @classmethod
+    def _exclude(cls, values: list[str]) -> list[str]:
+        for value in values:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._\[\],-]*", value):
+                raise ValueError(f"{value!r} is not the name of a node")
+        return values
 
     @model_validator(mode="after")
     def _launch(self) -> Resources:

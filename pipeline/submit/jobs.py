@@ -97,6 +97,18 @@ def _fits(job: QueuedJob, facts: Mapping[str, object]) -> bool:
     return f"/{facts.get('fingerprint')}/" in job.comment or job.comment.count("/") != 3
 
 
+def release_failed_launches(run: RunDir) -> None:
+    """Let the jobs start that Slurm holds as a node could not start them: nobody else would, and others wait for them.
+
+    A controller that crashed may start a job again on a node where it still runs, which the node refuses. Raises
+    PipelineError when Slurm does not answer.
+    """
+    held = [(stage, job.job) for stage, jobs in jobs_of(run).items() for job in jobs if job.launch_failed]
+    slurm.release([job for _, job in held])
+    for stage, job in held:
+        run.log_event("released", stage, job=job)
+
+
 def live_jobs(run: RunDir, queued: Mapping[str, QueuedJob] | None = None) -> dict[str, list[QueuedJob]]:
     """The jobs of this run that are not over, by stage; `queued` and what is raised are as for `jobs_of`."""
     return {stage: jobs for stage, jobs in jobs_of(run, queued).items() if not jobs[0].over}

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pipeline.errors import PipelineError, UserError
 from pipeline.run import RunDir, now
 from pipeline.submit import slurm
+from pipeline.submit.jobs import stage_of
 from pipeline.submit.slurm import ENDED, QueuedJob
 
 
@@ -58,7 +59,7 @@ def look(run: RunDir, jobs: Mapping[str, str], queued: Queue | None = None) -> L
     if isinstance(queued, PipelineError):
         return Look(known, str(before.get("seen", "")), str(queued))
     found = {job: known[job] for job in jobs if job in known and known[job].ended}
-    found |= {job: queued[job] for job in jobs if job in queued}
+    found |= {job: queued[job] for job in jobs if job in queued and not _of_another(run, queued[job])}
     told = slurm.accounted_states([job for job in jobs if job not in found])
     found |= {job: QueuedJob(job, state, "", "", "", "", "") for job, state in told.items() if state in ENDED}
     seen = Look(found, now())
@@ -68,3 +69,8 @@ def look(run: RunDir, jobs: Mapping[str, str], queued: Queue | None = None) -> L
         for job, facts in news.items():
             run.log_event("ended", jobs[job], job=job, slurm=facts.state)
     return seen
+
+
+def _of_another(run: RunDir, job: QueuedJob) -> bool:
+    """Whether a job says that it is of another run: a controller that crashed gives the ids of lost jobs away again."""
+    return job.comment.count("/") == 3 and stage_of(run, job) is None

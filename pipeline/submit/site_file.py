@@ -139,7 +139,7 @@ def cluster_file_text(site: Site) -> str:
     key("modules", [], "environment modules that a job loads first")
     key("environment", {}, "more variables of the jobs; secrets do not belong here")
     key("scratch", site.scratch, "temporary files (TMPDIR) on the compute nodes; `doctor` writes there")
-    key("caches", _caches(site), "off the home quota")
+    key("cache", _cache(site), "caches of all libraries, off the home quota; `prefetch` fills it")
     key("output_root", None, "data, logs, models and results go under this folder; null: the project")
     key("requeue", True, default_requeue)
     key("kill_on_invalid_dep", False, "true: Slurm cancels the dependents of a failed stage")
@@ -155,7 +155,5 @@ def _max_time(site: Site, partition: str | None) -> str | None:
     return clock(where.max_minutes) if where and where.max_minutes else None
 
 
-def _caches(site: Site) -> dict[str, str]:
-    if not site.scratch:
-        return {}
-    return {"HF_HOME": f"{site.scratch}/huggingface", "TRITON_CACHE_DIR": f"{site.scratch}/triton"}
+def _cache(site: Site) -> str | None:
+    return f"{site.scratch}/cache" if site.scratch else None

@@ -22,6 +22,8 @@ ENDED = {
 }  # fmt: skip
 """Slurm's states of a job that is over, and ours."""
 HELD = ("JobHeldUser", "JobHeldAdmin")
+LAUNCH_FAILED = "launch_failed_requeued_held"
+"""Slurm's reason for holding a job that a node could not start; some versions write it with spaces."""
 
 OF_A_JOB = (
     "SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "PMI_", "PMIX_", "OMPI_", "TORCHELASTIC_", "RLC_",
@@ -69,6 +71,11 @@ class QueuedJob:
     def held(self) -> bool:
         """Whether it waits for somebody to release it; where it waits for other jobs too, only its priority says so."""
         return self.state == "PENDING" and (self.reason in HELD or self.priority == "0")
+
+    @property
+    def launch_failed(self) -> bool:
+        """Whether Slurm holds it as a node could not start it: it waits until somebody releases it."""
+        return self.state == "PENDING" and self.reason.replace(" ", "_") == LAUNCH_FAILED
 
 
 FIELDS = "%i\x1f%T\x1f%r\x1f%M\x1f%j\x1f%k\x1f%Z\x1f%Q"

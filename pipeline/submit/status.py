@@ -103,7 +103,8 @@ def _state(run: RunDir, name: str, submitted: Mapping[str, Any], seen: Look) -> 
         return _ended_state(known)
     if record.get("state") == "running":
         return _running_state(record, job, seen)
-    return (UNKNOWN, "the job left no record") if job else ("not started", "")
+    lost = "the job left no record, Slurm does not know it; `retry` submits it again"
+    return (UNKNOWN, lost) if job else ("not started", "")
 
 
 def current_job(submitted: Mapping[str, Any], record: Mapping[str, Any], seen: Look) -> str:
@@ -152,7 +153,8 @@ def _refined(record: Mapping[str, Any], known: QueuedJob | None) -> tuple[str, s
 def _ended_state(job: QueuedJob) -> tuple[str, str]:
     if job.state == "COMPLETED":
         return "failed", "COMPLETED, but its done marker is not there"
-    return ENDED[job.state], f"{job.state}: {CAUSES[job.state]}" if job.state in CAUSES else job.state
+    unrecorded = "its job body ended without a record, killed or never begun"
+    return ENDED[job.state], f"{job.state}: {CAUSES.get(job.state, unrecorded)}"
 
 
 def _running_state(record: Mapping[str, Any], job: str, seen: Look) -> tuple[str, str]:

@@ -46,6 +46,11 @@ class Sweep:
     trials: tuple[Trial, ...]
 
 
+def as_trial(cluster: ClusterFile) -> ClusterFile:
+    """The site as the jobs of trials see it: Slurm takes out what cannot start, and the next trial's turn comes."""
+    return cluster.model_copy(update={"kill_on_invalid_dep": True})
+
+
 def combinations(words: Sequence[str]) -> list[tuple[str, ...]]:
     """`a.b=1,2` and `c=x,y` as overrides: every value of one with every value of the others, the last varying fastest.
 
@@ -81,8 +86,7 @@ def make_sweep(
 ) -> Sweep:
     """The trials of a sweep over a recipe, all of them checked. Raises UserErrors. Writes nothing.
 
-    The sweep is called `name`, by default RECIPE-sweep; the trials begin with `name` or the recipe's name. When one
-    of their stages fails, Slurm takes the later ones out: only then the next trial's turn comes.
+    The sweep is called `name`, by default RECIPE-sweep; the trials begin with `name` or the recipe's name.
     """
     recipe, _, cluster = resolve(word, overrides, name, model)
     trials: list[Trial] = []
@@ -94,7 +98,7 @@ def make_sweep(
     collect([partial(add, changes) for changes in combinations(swept)])
     run = RunDir(trials[0].run.root, name or f"{recipe.name}-sweep")
     _refuse_another(run, [trial.run.name for trial in trials])
-    return Sweep(run, cluster.model_copy(update={"kill_on_invalid_dep": True}), tuple(trials))
+    return Sweep(run, as_trial(cluster), tuple(trials))
 
 
 def _refuse_another(run: RunDir, trials: Sequence[str]) -> None:
@@ -146,7 +150,7 @@ def read_sweep(run: RunDir, cluster: ClusterFile) -> Sweep:
     """A recorded sweep, without the trials that were never launched."""
     launched = [(trial, changes) for trial, changes in recorded_trials(run) if trial.resolved.is_file()]
     trials = tuple(Trial(trial, trial.read_resolved()[0], changes) for trial, changes in launched)
-    return Sweep(run, cluster.model_copy(update={"kill_on_invalid_dep": True}), trials)
+    return Sweep(run, as_trial(cluster), trials)
 
 
 def sweep_of(run: RunDir) -> RunDir | None:

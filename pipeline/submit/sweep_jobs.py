@@ -16,13 +16,14 @@ from pipeline.dag import Stage
 from pipeline.errors import UserError
 from pipeline.recipe import KINDS, Resources
 from pipeline.records import write_atomic
+from pipeline.run import RunDir
 from pipeline.snapshot import code_hash, take_snapshot
 from pipeline.submit import slurm
 from pipeline.submit.jobs import live_jobs
 from pipeline.submit.plan import Plan, StagePlan
 from pipeline.submit.sbatch import compare_script
-from pipeline.submit.sweep import COMPARE, Sweep, results_page, results_table
-from pipeline.submit.transaction import Jobs, Submission, placeholders, sbatch_commands
+from pipeline.submit.sweep import COMPARE, Sweep, recorded_trials, results_page, results_table
+from pipeline.submit.transaction import Jobs, Submission, afterany, placeholders, sbatch_commands
 
 RESOURCES = Resources(time="00:30:00", cpus=1, memory="4G")
 """What the comparison asks for: it reads prediction files and draws bootstrap samples."""
@@ -152,6 +153,16 @@ def write_compare(plan: Plan) -> None:
     take_snapshot(plan.home)
     write_atomic(plan.run.environment, environment_script(plan.cluster))
     write_atomic(plan.run.script(COMPARE), plan.stages[0].script)
+
+
+def rewire_compare(run: RunDir) -> None:
+    """Have a comparison that waits wait for the jobs that the trials have now. Raises PipelineError, UserError."""
+    queued = slurm.queue()
+    waiting = [job.job for job in live_jobs(run, queued).get(COMPARE, []) if job.state == "PENDING"]
+    trials = [live_jobs(trial, queued) for trial, _ in recorded_trials(run)]
+    every = [job.job for stages in trials for jobs in stages.values() for job in jobs]
+    if waiting and every:
+        slurm.set_dependency(waiting[0], afterany(every))
 
 
 def commands(sweep: Sweep, plans: Sequence[Plan], *, compare: bool) -> dict[str, dict[str, list[list[str]]]]:

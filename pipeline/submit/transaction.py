@@ -85,6 +85,7 @@ class Submission:
 
     def __init__(self) -> None:
         self._parts: list[tuple[RunDir, list[str], dict[str, list[str]]]] = []
+        self._held: list[tuple[RunDir, set[str]]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -105,9 +106,10 @@ class Submission:
     def add(self, plan: Plan, kept: Jobs, waits: Sequence[str] = ()) -> dict[str, list[str]]:
         """Submit the plan's stages but those that have jobs already (`kept`); job ids of all, by stage.
 
-        A kept job that waits for a stage with new jobs gets these as its dependency and keeps its id. New jobs that
-        wait for no stage of the plan start after the jobs `waits` have ended, well or not. Raises UserError with
-        Slurm's own words.
+        A kept job that waits for a stage with new jobs gets these as its dependency and keeps its id; one that is held,
+        as where the controller crashed before it had saved the release, is released in the end. New jobs that wait for
+        no stage of the plan start after the jobs `waits` have ended, well or not. Raises UserError with Slurm's own
+        words.
         """
         run = plan.run
         wanted = [each for each in plan.to_run if each.stage.name not in kept]
@@ -115,6 +117,7 @@ class Submission:
         run.write_transaction(state="open", stages=stages, pid=os.getpid(), host=os.uname().nodename)
         new: dict[str, list[str]] = {}
         self._parts.append((run, stages, new))
+        self._held.append((run, {*stages, *kept}))
         for each in wanted:
             _submit_stage(plan, each, kept, new, waits)
         for each in plan.to_run:
@@ -130,7 +133,7 @@ class Submission:
 
     def _release(self) -> None:
         queued = slurm.queue()
-        found = [(stages, jobs_of(run, queued)) for run, stages, _ in self._parts]
+        found = [(stages, jobs_of(run, queued)) for run, stages in self._held]
         jobs = [job for stages, each in found for stage in stages for job in each.get(stage, [])]
         slurm.release([job.job for job in jobs if job.held])
 

@@ -29,6 +29,11 @@ def starting_model(recipe: Recipe, run: RunDir, stage: str) -> str:
     return str(run.model(before[-1])) if before else base_source(recipe, run)
 
 
+def revision_of(source: str | Path, model: Model) -> str | None:
+    """The revision to load `source` at: the recipe's for its base model, none for folders that stages made."""
+    return model.revision if str(source) == model.base else None
+
+
 def load_tokenizer(source: str | Path, revision: str | None = None) -> Any:
     """The tokenizer of a model folder or hub id, padding on the left. Raises UserError without a chat template."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -111,7 +116,7 @@ def _load_base(source: str, model: Model) -> Any:
 
     loaded = AutoModelForCausalLM.from_pretrained(
         source,
-        revision=model.revision if source == model.base else None,
+        revision=revision_of(source, model),
         dtype=torch_dtype(model),
         attn_implementation=model.attention,
         quantization_config=quantization_config(model),
@@ -179,7 +184,7 @@ def load_for_inference(source: str | Path, model: Model) -> tuple[Any, Any]:
         import peft
 
         loaded = peft.PeftModel.from_pretrained(loaded, str(source))
-    tokenizer = load_tokenizer(source, model.revision if str(source) == model.base else None)
+    tokenizer = load_tokenizer(source, revision_of(source, model))
     set_end_of_turn(loaded, tokenizer)
     if torch.cuda.is_available() and model.quantization == "none":
         loaded = loaded.to("cuda")

@@ -12,12 +12,23 @@ from pipeline.errors import UserError
 from pipeline.recipe import Recipe
 from pipeline.run import HOME, RunDir
 from pipeline.submit import slurm
-from pipeline.submit.jobs import adopt, cancel_run, submitted_jobs
+from pipeline.submit.jobs import adopt, cancel_run, release_failed_launches, submitted_jobs
 from pipeline.submit.plan import Choice, Plan, make_plan
 from pipeline.submit.render import render_all
 from pipeline.submit.retry import retry_run
-from pipeline.submit.start import Via, active, default_via, has_gaps, resolve, resolve_for_job, start, start_over
-from pipeline.submit.sweep import make_sweep, refuse_sweep, sweep_of
+from pipeline.submit.start import (
+    Via,
+    active,
+    check_ready,
+    default_via,
+    has_gaps,
+    resolve,
+    resolve_for_job,
+    start,
+    start_over,
+)
+from pipeline.submit.sweep import as_trial, make_sweep, refuse_sweep, sweep_of
+from pipeline.submit.sweep_jobs import rewire_compare
 from pipeline.submit.transaction import Jobs
 from pipeline.verbs.arguments import (
     AsJson,
@@ -66,11 +77,13 @@ def run(
         return
     way = _via(via)
     if fresh or not folder.logs.exists():
-        make_plan(settings, folder, cluster, choice)  # what is wrong is told before folders are deleted or made
+        check_ready(make_plan(settings, folder, cluster, choice))  # told before folders are deleted or made
     with folder.locked():
         if fresh:
             start_over(folder, settings, show.console)
         adopt(folder)
+        if way == "slurm":
+            release_failed_launches(folder)
         busy = active(folder, settings)
         if busy and not (way == "slurm" and has_gaps(folder, busy)):
             show.console.print(f"run {folder.name} is at work already:")
@@ -119,7 +132,12 @@ def plan(
     show.plan(make_plan(settings, folder, cluster, Choice(replace=replace)), as_json)
 
 
-def retry(name: RunArgument, stage: StageArgument = None, as_json: AsJson = False) -> None:
+def retry(
+    name: RunArgument,
+    stage: StageArgument = None,
+    ending: Annotated[bool, typer.Option("--ending", hidden=True, help="the stage's job itself asks")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Submit what failed again, as it was; stages that wait for it keep their jobs."""
     words_to_stderr(as_json)
     if sweep := open_sweep(name):
@@ -127,12 +145,15 @@ def retry(name: RunArgument, stage: StageArgument = None, as_json: AsJson = Fals
         return
     folder, settings = open_run(name)
     check_stage(folder, settings, stage)
-    if sweep := sweep_of(folder):
+    sweep = sweep_of(folder)
+    if sweep and not ending:
         retry_sweep(sweep, folder, stage, as_json)
         return
-    before = recorded_jobs(folder, settings)
+    before, cluster = recorded_jobs(folder, settings), load_cluster()
     with folder.locked():
-        jobs = retry_run(folder, settings, load_cluster(), stage, show.console)
+        jobs = retry_run(folder, settings, as_trial(cluster) if sweep else cluster, stage, show.console, ending=ending)
+    if sweep:
+        rewire_compare(sweep)
     if jobs is None:
         show.console.print("nothing to retry: no stage of this run has failed")
     else:

@@ -14,11 +14,11 @@ from pipeline.errors import StageFailed, UserError
 from pipeline.recipe import KINDS
 from pipeline.records import remove
 from pipeline.run import RunDir
-from pipeline.submit.jobs import adopt, cancel_run, live_jobs
+from pipeline.submit.jobs import adopt, cancel_run, live_jobs, release_failed_launches
 from pipeline.submit.local import run_locally
 from pipeline.submit.plan import Choice, Plan, active_stages, make_plan
 from pipeline.submit.retry import retry_plan
-from pipeline.submit.start import Via, active, has_gaps, start_over, write_files, write_scripts
+from pipeline.submit.start import Via, active, check_ready, has_gaps, start_over, write_files, write_scripts
 from pipeline.submit.sweep import COMPARE, Sweep, Trial, read_sweep, record_file, results_page, write_sweep
 from pipeline.submit.sweep_jobs import Part, SweepJobs, check_limit, commands, compare_plan, compared, submit_sweep
 from pipeline.submit.sweep_status import sweep_status
@@ -35,12 +35,14 @@ def run_sweep(sweep: Sweep, choice: Choice, via: Via, as_json: bool) -> None:
     if via == "submitit":
         raise UserError("a sweep does not go through submitit", value=via, where="--via", do="use slurm or local")
     for trial in sweep.trials:
-        make_plan(trial.recipe, trial.run, sweep.cluster, choice)  # what is wrong is told before folders are made
+        check_ready(make_plan(trial.recipe, trial.run, sweep.cluster, choice))  # told before folders are made
     with _locked(sweep.run, sweep.trials):
         if choice.fresh:
             _start_over(sweep)
         for run in (sweep.run, *(trial.run for trial in sweep.trials)):
             adopt(run)
+            if via == "slurm":
+                release_failed_launches(run)
         plans = [plan for trial in sweep.trials if (plan := _plan(sweep, trial, choice, via))]
         wanted = _compares(sweep, choice)
         write_sweep(sweep)
