@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Slurm
 from launching import STAGES, Project, faulty_commands
+from test_remedies import ONCE
 
 from pipeline import dag
 from pipeline.cluster import ClusterFile
@@ -175,6 +176,18 @@ def test_after_a_failure_the_other_segments_end_at_once_and_retry_mends_it(proje
     assert project.slurm.wait(*segments(project, "bad"), *project.jobs("bad").values())[0] == "COMPLETED"
     assert not set(segments(project, "bad")) & set(jobs)
     assert set(project.states("bad")) == {"done"}
+
+
+@pytest.mark.slurm
+def test_a_remedy_that_takes_a_new_job_takes_new_segments(project: Project) -> None:
+    project.order("more", "sft", ONCE.format("raise MemoryError"))
+    project.run("more", "resources.sft.segments=3")
+    before, waiting = segments(project, "more"), project.jobs("more")["grpo"]
+    project.wait_for_state("more", "evaluate", "done", 120)
+    after = segments(project, "more")
+    assert project.slurm.wait(*before, *after) == ["FAILED", "CANCELLED", "CANCELLED", *["COMPLETED"] * 3]
+    assert [each["job"] for each in project.folder("more").attempts("sft")] == [before[0], after[0]]
+    assert project.jobs("more")["grpo"] == waiting and set(project.states("more")) == {"done"}
 
 
 @pytest.mark.slurm

@@ -12,6 +12,7 @@ import pytest
 from conftest import Slurm
 from launching import STAGES, Project, faulty_commands
 from test_gate import finished, rows
+from test_remedies import ONCE
 
 from pipeline.errors import UserError
 from pipeline.recipe import NAME_PATTERN
@@ -126,6 +127,7 @@ def test_trials_go_in_turn_and_are_compared_although_one_fails(project: Project)
     site.write_text("sweep_at_once: 1\n")
     try:
         names = order(project, "turns", fails="sft")
+        project.order(names[2], "evaluate", BEGUN + ONCE.format("raise MemoryError") + EVALUATED)
         before = project.json(*sweep("turns"), "--dry-run")
         assert [each["run"] for each in before["trials"]] == names and not project.folder("turns").logs.exists()
         found = project.json(*sweep("turns"))
@@ -141,6 +143,9 @@ def test_trials_go_in_turn_and_are_compared_although_one_fails(project: Project)
         assert rows[names[2]]["changes"] == ["sft.learning_rate=3e-3"]
         assert all(name in (project.folder("turns").results / "compare.html").read_text() for name in names)
         assert project.queued(names[1]) == []
+        assert [each["job"] for each in project.folder(names[2]).attempts("evaluate")] != [
+            found["trials"][names[2]]["evaluate"]
+        ], "a new job, which the comparison has waited for"
 
         project.order(names[1], "sft", BEGUN)
         told = project.json("retry", names[1])
