@@ -12,7 +12,7 @@ from pipeline.errors import PipelineError, UserError, UserErrors
 from pipeline.load import recipe_file, recipe_names
 from pipeline.run import HOME
 from pipeline.settings import nearest
-from pipeline.verbs import hub, launch, results, scoring, site, use, watch
+from pipeline.verbs import hub, launch, results, scoring, site, sweep_results, use, watch
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 VERBS: tuple[Callable[..., None], ...] = (
@@ -24,6 +24,7 @@ VERBS: tuple[Callable[..., None], ...] = (
 for verb in VERBS:
     app.command()(verb)
 app.command(hidden=True, name="resolve")(launch.resolve_recipe)
+app.command(hidden=True, name="compare-sweep")(sweep_results.compare_sweep)
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from pipeline.recipe import Resources
+from pipeline.recipe import Resources, check_time
 from pipeline.run import HOME
-from pipeline.settings import Section, read_yaml, validate
+from pipeline.settings import Positive, Section, read_yaml, validate
 
 CLUSTER_FILE = HOME / "configs" / "cluster.yaml"
 
@@ -45,6 +45,9 @@ class ClusterFile(Section):
     partition: str | None = None
     cpu_partition: str | None = None
     gpu_partition: str | None = None
+    max_time: str | None = None
+    cpu_max_time: str | None = None
+    gpu_max_time: str | None = None
     account: str | None = None
     qos: str | None = None
     gres: Gres = Gres()
@@ -58,6 +61,13 @@ class ClusterFile(Section):
     output_root: str | None = None
     requeue: bool = True
     kill_on_invalid_dep: bool = False
+    sweep_at_once: Positive = 4
+    submit_limit: Positive | None = None
+
+    @field_validator("max_time", "cpu_max_time", "gpu_max_time")
+    @classmethod
+    def _times(cls, value: str | None) -> str | None:
+        return value if value is None else check_time(value)
 
     @field_validator("environment", "caches")
     @classmethod
@@ -117,6 +127,11 @@ def sbatch_flags(cluster: ClusterFile, resources: Resources) -> list[str]:
     flags.append("--requeue" if cluster.requeue else "--no-requeue")
     flags += ["--kill-on-invalid-dep=yes"] if cluster.kill_on_invalid_dep else []
     return flags
+
+
+def max_time(cluster: ClusterFile, resources: Resources) -> str | None:
+    """The longest time that a job with these resources may ask for; None where the site sets no limit."""
+    return (cluster.gpu_max_time if resources.gpus else cluster.cpu_max_time) or cluster.max_time
 
 
 def memory_per_cpu(resources: Resources) -> int:

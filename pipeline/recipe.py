@@ -159,6 +159,13 @@ KINDS: dict[str, type[StageSettings]] = {"preprocess": Preprocess, "sft": Sft, "
 """Stage kinds and the own keys of their sections. A kind that makes a model also takes the trainer's options."""
 
 
+def check_time(value: str) -> str:
+    """A time limit as it was written. Raises ValueError for what is none."""
+    if not re.fullmatch(r"(\d+-)?\d{1,2}:\d{2}(:\d{2})?", value):
+        raise ValueError("a time is written HH:MM:SS or D-HH:MM:SS, in quotes or not")
+    return value
+
+
 class Resources(Section):
     """What a stage asks of the machine; none of it changes results."""
 
@@ -176,6 +183,8 @@ class Resources(Section):
     """DeepSpeed configuration, a file in configs/deepspeed."""
     stop_lead: Positive = 120
     """Seconds before the time limit at which the stage saves and goes back to the queue; at most a quarter of it."""
+    segments: Positive = 1
+    """Jobs one after the other that do the stage's work, where one may not last long enough or be requeued."""
     stalled_requeues: Positive = 3
     """Requeues in a row without a newer checkpoint after which the stage fails."""
     remedies: Count = 3
@@ -188,9 +197,7 @@ class Resources(Section):
     @field_validator("time")
     @classmethod
     def _time(cls, value: str) -> str:
-        if not re.fullmatch(r"(\d+-)?\d{1,2}:\d{2}(:\d{2})?", value):
-            raise ValueError("a time is written HH:MM:SS or D-HH:MM:SS, in quotes or not")
-        return value
+        return check_time(value)
 
     @field_validator("memory")
     @classmethod

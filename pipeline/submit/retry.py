@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from pipeline.recipe import Recipe
 from pipeline.remedies import propose
 from pipeline.run import RunDir
 from pipeline.snapshot import take_snapshot
-from pipeline.submit import slurm, submitit, transaction
+from pipeline.submit import jobs, slurm, submitit, transaction
 from pipeline.submit.local import run_locally
 from pipeline.submit.plan import Choice, Plan, make_plan
 from pipeline.submit.start import GAPS, check_ready, write_scripts
@@ -22,14 +23,36 @@ from pipeline.submit.status import StageStatus, status
 
 def retry_run(
     run: RunDir, recipe: Recipe, cluster: ClusterFile, stage: str | None, console: Console, *, ending: bool = False
-) -> dict[str, str] | None:
+) -> dict[str, list[str]] | None:
     """Start the failed stages of a run again, or only `stage`; job ids of all that is queued now, None for nothing.
 
     It goes the way that the run went, with the copy of the code that it was launched with and the site's facts as they
     are now. `ending`: the stage's own job asks, which has failed and ends after this. The caller holds the lock.
     Raises UserError when `stage` has not failed or needs one that has.
     """
-    transaction.adopt(run)
+    found = retry_plan(run, recipe, cluster, stage, ending=ending)
+    if found is None:
+        return None
+    plan, waiting = found
+    via = run.read_resolved()[1]["via"]
+    write_scripts(plan)
+    if via == "local":
+        run_locally(plan, console)
+        return {}
+    if via == "submitit":
+        slurm.cancel([job for each in waiting.values() for job in each])
+        return {stage: [job] for stage, job in submitit.submit(plan).items()}
+    return transaction.submit(plan, waiting)
+
+
+def retry_plan(
+    run: RunDir, recipe: Recipe, cluster: ClusterFile, stage: str | None, *, ending: bool = False
+) -> tuple[Plan, dict[str, list[str]]] | None:
+    """(the plan of a retry, the jobs of its stages that wait and are kept), None for nothing to retry.
+
+    The caller holds the lock. Raises UserError as `retry_run`.
+    """
+    jobs.adopt(run)
     states = {each.stage: each for each in status(run, recipe)}
     wanted = [stage] if ending and stage else _wanted(run, recipe, states, stage)
     if not wanted:
@@ -46,17 +69,13 @@ def retry_run(
     if not code.is_dir():
         take_snapshot(plan.home)
     if launch["via"] == "local":
-        write_scripts(plan)
-        run_locally(plan, console)
-        return {}
-    transaction.release_failed_launches(run)
-    waiting = {name: job.job for name, job in transaction.live_jobs(run).items() if name not in wanted}
-    plan = _only(plan, [*wanted, *waiting])
-    write_scripts(plan)
-    if launch["via"] == "submitit":
-        slurm.cancel(list(waiting.values()))
-        return submitit.submit(plan)
-    return transaction.submit(plan, {name: job for name, job in waiting.items() if name in plan.names_to_run})
+        return plan, {}
+    jobs.release_failed_launches(run)
+    live = {name: [job.job for job in each] for name, each in jobs.live_jobs(run).items()}
+    left = [job for name in wanted for job in live.get(name, []) if not ending or job != os.environ.get("SLURM_JOB_ID")]
+    slurm.cancel(left)  # the segments after one that failed
+    plan = _only(plan, [*wanted, *live])
+    return plan, {name: each for name, each in live.items() if name in plan.names_to_run and name not in wanted}
 
 
 def _wanted(run: RunDir, recipe: Recipe, states: dict[str, StageStatus], stage: str | None) -> list[str]:

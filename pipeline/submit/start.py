@@ -16,7 +16,7 @@ from pipeline.recipe import KINDS, Recipe
 from pipeline.records import remove, write_atomic
 from pipeline.run import HOME, RunDir
 from pipeline.snapshot import take_snapshot
-from pipeline.submit import slurm, transaction
+from pipeline.submit import jobs, slurm, transaction
 from pipeline.submit.plan import Plan, active_stages
 from pipeline.submit.status import UNKNOWN, StageStatus, status
 from pipeline.tasks.source import is_file_source, is_folder_source
@@ -66,10 +66,14 @@ def _absolute_paths(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def write_files(plan: Plan, via: Via) -> None:
-    """Write what the jobs read: the resolved recipe, the site's environment, the scripts. Raises UserError."""
+def write_files(plan: Plan, via: Via, sweep: str = "") -> None:
+    """Write what the jobs read: the resolved recipe, the site's environment, the scripts. Raises UserError.
+
+    `sweep` is the sweep that launches this run, if one does.
+    """
     take_snapshot(plan.home)
-    plan.run.write_resolved(plan.recipe, {"via": via, "home": str(HOME), "code": plan.home.name})
+    facts = {"via": via, "home": str(HOME), "code": plan.home.name, **({"sweep": sweep} if sweep else {})}
+    plan.run.write_resolved(plan.recipe, facts)
     write_scripts(plan)
 
 
@@ -89,7 +93,7 @@ def resolve_for_job(word: str) -> RunDir:
     return run
 
 
-def start(plan: Plan, via: Via, console: Console) -> dict[str, str]:
+def start(plan: Plan, via: Via, console: Console) -> dict[str, list[str]]:
     """Run or submit the plan; job ids by stage (none for local). The caller holds the run's lock."""
     from pipeline.submit import submitit
     from pipeline.submit.local import run_locally
@@ -99,15 +103,15 @@ def start(plan: Plan, via: Via, console: Console) -> dict[str, str]:
         return _submit(plan)
     write_files(plan, via)
     if via == "submitit":
-        return submitit.submit(plan)
+        return {stage: [job] for stage, job in submitit.submit(plan).items()}
     run_locally(plan, console)
     return {}
 
 
-def _submit(plan: Plan) -> dict[str, str]:
+def _submit(plan: Plan) -> dict[str, list[str]]:
     """Submit what has no job yet; jobs that wait for ever, or were held by a dead launcher, are taken over."""
-    keep, stale = transaction.split_live(plan, transaction.live_jobs(plan.run))
-    slurm.cancel(list(stale.values()))
+    keep, stale = transaction.split_live(plan, jobs.live_jobs(plan.run))
+    slurm.cancel(stale)
     write_files(plan, "slurm")
     return transaction.submit(plan, keep)
 
@@ -120,7 +124,7 @@ def default_via() -> Via:
 def has_gaps(run: RunDir, states: Sequence[StageStatus]) -> bool:
     """Whether a run at work lacks a job, of a stage that nobody submitted or that ended too early, or a release."""
     lacking = any(each.state in (*GAPS, "not started") or each.reason == "JobHeldUser" for each in states)
-    return lacking or bool(transaction.torn_stages(run))
+    return lacking or bool(jobs.torn_stages(run))
 
 
 def active(run: RunDir, recipe: Recipe) -> list[StageStatus] | None:

@@ -30,6 +30,7 @@ from pipeline.training.hub import check_cached
 from pipeline.training.launchers import gpus_at_hand, launch_command, process_environment, processes
 from pipeline.training.own_job import why_stopped
 from pipeline.training.requeue import progress, refuse_stalling, requeue
+from pipeline.training.segments import failure_before
 from pipeline.training.stop import STOPPED_CODE
 
 HAND_OVER_SECONDS = 120.0
@@ -60,6 +61,10 @@ def execute(run: RunDir, name: str) -> int:
     if done and done.fingerprint == stage.fingerprint and not first_difference(run.root, done.outputs, thorough=True):
         print(f"{name} is done already", flush=True)
         return 0
+    failure = failure_before(run, name, os.environ.get("SLURM_JOB_ID", ""))
+    if failure:
+        print(f"error: {failure}", file=sys.stderr, flush=True)
+        return 1
     child = Child()
     code, remedy = try_stage(run, name, child)
     while remedy and remedy.same_job:
@@ -125,7 +130,8 @@ def find_remedy(run: RunDir, recipe: Recipe, name: str, attempt: int, *, oom_kil
 def hand_over(run: RunDir, name: str) -> None:
     """Have the failed stage submitted again with what its remedy asks of Slurm, before this job ends."""
     _, launch = run.read_resolved()
-    if str(run.submission(name).get("job") or "") != os.environ.get("SLURM_JOB_ID"):
+    facts = run.submission(name)
+    if os.environ.get("SLURM_JOB_ID") not in (facts.get("job"), *facts.get("segments", [])):
         return  # submitted by hand: what comes next is for that hand
     command = [sys.executable, "-m", "pipeline", "retry", run.name, name, "--ending"]
     try:

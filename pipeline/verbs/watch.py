@@ -18,11 +18,11 @@ from pipeline.errors import NeedsMissing, UserError
 from pipeline.evaluation.schema import read_comparison
 from pipeline.recipe import Recipe
 from pipeline.run import HOME, RunDir, known_runs
+from pipeline.submit.jobs import adopt_if_torn
 from pipeline.submit.local import log_lines
 from pipeline.submit.look import Look
 from pipeline.submit.plan import active_stages
 from pipeline.submit.status import StageStatus, look_at
-from pipeline.submit.transaction import adopt_if_torn
 from pipeline.submit.why import why as why_of
 from pipeline.training.hub import OFFLINE
 from pipeline.verbs.arguments import (
@@ -32,9 +32,11 @@ from pipeline.verbs.arguments import (
     StageArgument,
     check_stage,
     open_run,
+    open_sweep,
     print_json,
     words_to_stderr,
 )
+from pipeline.verbs.sweep import status_of_sweep
 
 WATCH_SECONDS = 5.0
 """How often `--watch` asks Slurm: seldom enough for a busy controller."""
@@ -47,7 +49,10 @@ def status(
     events: Annotated[bool, typer.Option("--events", help="the timeline of the run too")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="go on until nothing is queued or running")] = False,
 ) -> None:
-    """Show the state of every stage of a run; works without sacct."""
+    """Show the state of every stage of a run, or of every run of a sweep; works without sacct."""
+    if sweep := open_sweep(name):
+        status_of_sweep(sweep, as_json, events, watch)
+        return
     folder, settings = open_run(name)
     adopt_if_torn(folder)
     if watch:
