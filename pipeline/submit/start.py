@@ -38,6 +38,7 @@ def resolve(
     recipe = _absolute_paths(load_recipe(recipe_file(HOME, word), changes))
     cluster = load_cluster()
     run = RunDir(output_root(cluster), run_name or recipe.name)
+    recipe = run.with_remedies(recipe)
     return pinned(recipe, run) if pin else recipe, run, cluster
 
 
