@@ -18,6 +18,8 @@ LAYERS = [
     {
         "causal",
         "run",
+        "run_paths",
+        "remedies",
         "dag",
         "recipe",
         "recipe_data",

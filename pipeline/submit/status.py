@@ -153,7 +153,7 @@ def _refined(record: Mapping[str, Any], known: QueuedJob | None) -> tuple[str, s
 def _ended_state(job: QueuedJob) -> tuple[str, str]:
     if job.state == "COMPLETED":
         return "failed", "COMPLETED, but its done marker is not there"
-    unrecorded = "its job body ended without a record, killed or never begun"
+    unrecorded = "its job body ended without a record: killed, never begun, or no room on the disk"
     return ENDED[job.state], f"{job.state}: {CAUSES.get(job.state, unrecorded)}"
 
 
