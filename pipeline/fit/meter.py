@@ -72,7 +72,7 @@ class PeakMeter(TorchDispatchMode):  # type: ignore[misc]
         term = "logits" if wide and self.term == "activations" else self.term
         self._known[key] = (term, size)
         self.live[term] += size
-        weakref.finalize(storage, self._release, key)
+        weakref.finalize(storage, self._release, key).atexit = False
 
     def _release(self, key: int) -> None:
         term, size = self._known.pop(key)

@@ -41,7 +41,8 @@ class Step:
     optimizer: str = "adamw_torch_fused"
     autocast: bool = True
     loss: str = "fused"
-    """`fused` (TRL's head without logits), `full` (all logits), `chunks` with a number of chunks, such as chunks8."""
+    """`fused` (TRL's head without logits), `full` (all logits), or parts of the sequence one after the other: eager11,
+    compiled08 (two digits, the number of parts)."""
     padded: bool = False
     """Whether rows of different length stand together, so that attention takes a mask."""
     upcast: bool = False
