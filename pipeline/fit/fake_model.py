@@ -45,6 +45,7 @@ def _quantize(model: Any, step: Step) -> None:
             packed = Linear4bit(
                 module.in_features, module.out_features, module.bias is not None, DTYPES[step.precision], True, "nf4"
             )
+            packed.support_avx512bf16_for_cpu = False  # else it packs its weights anew when it only infers
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, packed)
     model.is_loaded_in_4bit = True
@@ -87,4 +88,4 @@ def _packed(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
         absmax=torch.empty(blocks, dtype=torch.uint8), shape=shape, code=torch.empty(16), blocksize=64,
         quant_type="nf4", dtype=dtype, offset=torch.empty(()), state2=nested,
     )  # fmt: skip
-    return packed  # type: ignore[no-any-return]
+    return packed

@@ -18,6 +18,8 @@ BUCKET_ELEMENTS = int(5e8)
 """DeepSpeed's default reduce_bucket_size; two such 16-bit buffers with overlap_comm."""
 LIVE_PARAMETERS = int(1e9)
 """DeepSpeed's default stage3_max_live_parameters."""
+ROLLOUT = "rollout"
+"""The phase in which a colocated vLLM generates."""
 ORDER = (
     "weights", "adapters", "optimizer", "gradients", "activations", "logits", "kv cache", "vllm", "buffers",
     "fragmentation", "context",
@@ -43,7 +45,7 @@ class Sharing:
     zero: int = 0
     """ZeRO stage; 0 is plain data parallelism."""
     vllm: float = 0.0
-    """Share of the card that a colocated vLLM takes for itself."""
+    """Bytes that a colocated vLLM takes for itself."""
     vllm_sleeps: bool = False
     """Whether vLLM gives its memory back while the model trains."""
 
@@ -82,7 +84,7 @@ def _of_phase(phase: str, terms: Terms, sharing: Sharing, context: float, correc
     shared = {term: value * correction.allocated for term, value in shared.items()}
     shared["fragmentation"] = sum(shared.values()) * correction.fragmentation
     shared["context"] = context
-    if sharing.vllm and not (sharing.vllm_sleeps and phase in ("loss", "backward", "optimizer step")):
+    if sharing.vllm and not (sharing.vllm_sleeps and phase != ROLLOUT):
         shared["vllm"] = sharing.vllm
     return Memory(phase, {term: shared[term] for term in ORDER if shared.get(term, 0.0) > 0})
 

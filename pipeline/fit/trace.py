@@ -161,13 +161,13 @@ def _generate(model: Any, step: Step, meter: PeakMeter) -> None:
     model.eval()
     ids = torch.zeros(step.rows, step.tokens, dtype=torch.long)
     meter.enter("prefill", "activations")
-    made = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, logits_to_keep=1)
-    del made
-    meter.term = "kv cache"
-    cache = DynamicCache()
+    cache: Any = _MeteredCache(meter)
+    model(input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True, logits_to_keep=1)
+    cache = _MeteredCache(meter)
     heads = step.config["num_key_value_heads"]
     width = step.config.get("head_dim") or step.config["hidden_size"] // step.config["num_attention_heads"]
     shape = (step.rows, heads, step.tokens + step.new_tokens - 1, width)
+    meter.term = "kv cache"
     for layer in range(model.config.num_hidden_layers):
         cache.update(*(torch.empty(shape, dtype=DTYPES[step.precision]) for _ in (1, 2)), layer)
     meter.enter("decode", "activations")
@@ -175,6 +175,21 @@ def _generate(model: Any, step: Step, meter: PeakMeter) -> None:
     mask = torch.ones(step.rows, step.tokens + step.new_tokens, dtype=torch.long)
     logits = model(input_ids=last, attention_mask=mask, past_key_values=cache, use_cache=True).logits[:, -1].float()
     torch.softmax(logits, dim=-1)
+
+
+class _MeteredCache(DynamicCache):  # type: ignore[misc]
+    """A cache whose tensors count for "kv cache"."""
+
+    def __init__(self, meter: PeakMeter) -> None:
+        super().__init__()
+        self.meter = meter
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        """Add the keys and values of a layer."""
+        term, self.meter.term = self.meter.term, "kv cache"
+        kept = super().update(*args, **kwargs)
+        self.meter.term = term
+        return kept
 
 
 def stand_in() -> None:
@@ -196,7 +211,7 @@ class KeepsInput:
 
         def forward(ctx: Any, inputs: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
             ctx.kept = inputs
-            return self.forward(ctx, inputs, *rest, **options)  # type: ignore[no-any-return]
+            return self.forward(ctx, inputs, *rest, **options)
 
         four_bit.MatMul4Bit.forward = staticmethod(forward)
 
