@@ -12,12 +12,12 @@ from pipeline.errors import PipelineError
 from pipeline.fit.cards import Card, known_card
 from pipeline.fit.memory import Correction
 from pipeline.fit.predict import Predictor, Setting
-from pipeline.fit.step import versions
 from pipeline.fit.tracer import Tracer
 from pipeline.fit.workload import work_of
 from pipeline.recipe import Recipe
 from pipeline.records import read_json, write_json
 from pipeline.run import RunDir, known_runs
+from pipeline.training.peaks import versions
 
 MACHINE = "gpu"
 """Key of the line of metrics.jsonl that says on what a stage trains; the callback in pipeline/training writes it."""

@@ -6,12 +6,11 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
-"""Packages whose code allocates; a trace holds for their versions."""
+from pipeline.training.peaks import versions
+
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
@@ -52,7 +51,7 @@ class Step:
 
     @property
     def key(self) -> str:
-        """16 hex digits over the step, the versions of PACKAGES and the tracer's sources: the name of its trace."""
+        """16 hex digits over the step, the versions of what allocates and the tracer's sources: the name of its trace."""
         text = json.dumps([asdict(self), versions(), _sources()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -61,18 +60,6 @@ def step_of(tree: dict[str, Any]) -> Step:
     """The step that `dataclasses.asdict` gave, after a way through JSON."""
     targets = tree["targets"]
     return Step(**{**tree, "targets": targets if isinstance(targets, str) else tuple(targets)})
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Installed versions of PACKAGES; "" for what is absent."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = ""
-    return found
 
 
 @cache

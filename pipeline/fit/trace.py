@@ -34,8 +34,8 @@ Phases = dict[str, dict[str, float]]
 
 
 def trace(step: Step) -> dict[str, Any]:
-    """{"phases": {phase: {term: [bytes without layers, bytes a layer]}}, "seconds": float}."""
-    begun = time.perf_counter()
+    """{"phases": {phase: {term: [bytes without layers, bytes a layer]}}, "seconds": of CPU time}."""
+    begun = time.process_time()
     shallow, deep = (peaks(step, depth) for depth in DEPTHS)
     phases = {
         phase: {
@@ -44,7 +44,7 @@ def trace(step: Step) -> dict[str, Any]:
         }
         for phase in shallow
     }
-    return {"phases": phases, "seconds": time.perf_counter() - begun}
+    return {"phases": phases, "seconds": time.process_time() - begun}
 
 
 def _line(shallow: float, deep: float) -> list[float]:

@@ -25,6 +25,7 @@ class Trace:
 
     phases: dict[str, dict[str, list[float]]]
     seconds: float
+    """CPU time that it took."""
 
     def at(self, layers: int) -> dict[str, Terms]:
         """Bytes by phase and term of a model with so many layers."""
@@ -42,7 +43,6 @@ class Tracer:
 
     def __init__(self, folder: Path, tell: Callable[[str], None], *, cold: bool = True) -> None:
         self.folder, self.tell, self.cold = folder, tell, cold
-        self.made = 0
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Tracer:
@@ -69,7 +69,6 @@ class Tracer:
         what = "generation" if step.new_tokens else "training step"
         self.tell(f"fit: tracing a {what} of {step.rows} x {step.tokens + step.new_tokens} tokens")
         answer = self._ask(step)
-        self.made += 1
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / f"{step.key}.json", answer)
         return Trace(answer["phases"], answer["seconds"])
