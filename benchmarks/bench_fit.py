@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline.fit.architecture import Architecture, named
-from pipeline.fit.step import Step
+from pipeline.fit.step import Step, step_of
 from pipeline.fit.tracer import Tracer
 from pipeline.settings import parse_yaml, read_text
 
@@ -48,7 +48,7 @@ def predictions(case: dict[str, Any], tracer: Tracer) -> Iterator[tuple[str, flo
     changes = [{"why": "blind"}, *case.get("adjustments", [])]
     for change in changes:
         facts = {key: value for key, value in change.items() if key not in ("why", "offload", "model_type")}
-        step = replace(step, **{key: tuple(v) if isinstance(v, list) else v for key, v in facts.items()})
+        step = step_of({**asdict(step), **facts})
         if "model_type" in change:
             step = replace(step, config={**step.config, "model_type": change["model_type"]})
         if change.get("offload"):
@@ -60,10 +60,7 @@ def predictions(case: dict[str, Any], tracer: Tracer) -> Iterator[tuple[str, flo
 
 
 def _step(case: dict[str, Any]) -> Step:
-    facts = dict(case["step"])
-    if isinstance(facts.get("targets"), list):
-        facts["targets"] = tuple(facts["targets"])
-    return Step(config=architecture(case).config, **facts)
+    return step_of({**asdict(Step(architecture(case).config, rows=1, tokens=1)), **case["step"]})
 
 
 def main() -> None:

@@ -16,7 +16,8 @@ from pipeline.run import HOME, RunDir
 from pipeline.settings import Tree
 
 NOT_IN_RESULTS = (
-    "logging_", "log_", "dataloader_", "ddp_timeout", "disable_tqdm", "micro_batch_size", "checkpoint",
+    "logging_", "log_", "dataloader_", "ddp_timeout", "disable_tqdm", "micro_batch_size", "gradient_checkpointing",
+    "checkpoint",
 )  # fmt: skip
 """Beginnings of section keys that do not change what a stage makes."""
 

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from pipeline.evaluation.schema import read_comparison
 from pipeline.evaluation.summary import difference_lines, result_table
+from pipeline.fit.recipe_fit import StageFit
 from pipeline.recipe import Recipe
 from pipeline.run import RunDir
 from pipeline.submit.doctor import Check
@@ -24,6 +25,7 @@ from pipeline.submit.plan import Plan, StagePlan
 from pipeline.submit.status import StageStatus, duration
 from pipeline.submit.transaction import sbatch_command
 from pipeline.submit.why import Why
+from pipeline.verbs.fit_table import fit_lines, fit_table, stage_tree
 
 console = Console(highlight=False)
 
@@ -111,12 +113,16 @@ def place(plan: Plan, via: str, *, chosen: bool) -> None:
         console.print("running on this machine, one stage after the other: no Slurm answers here")
 
 
-def plan(plan: Plan, as_json: bool) -> None:
-    """The plan as a table with the exact commands and scripts, or as JSON."""
+def plan(plan: Plan, as_json: bool, fits: Sequence[StageFit] = (), unknown: Sequence[str] = ()) -> None:
+    """The plan as a table with the exact commands and scripts, or as JSON; `fits` of its stages, and what is not known
+    of them.
+    """
     commands = {each.stage.name: _command(plan, each) for each in plan.stages}
     if as_json:
-        stages = [_as_dict(plan, each, commands) for each in plan.stages]
-        print(json.dumps({"run": plan.run.name, "warnings": plan.recipe.warnings(), "stages": stages}, indent=1))
+        fitted = {each.work.name: stage_tree(each) for each in fits}
+        stages = [{**_as_dict(plan, each, commands), "fit": fitted.get(each.stage.name)} for each in plan.stages]
+        warnings = [*plan.recipe.warnings(), *unknown]
+        print(json.dumps({"run": plan.run.name, "warnings": warnings, "stages": stages}, indent=1))
         return
     console.print(
         f"run {plan.run.name} of recipe {plan.recipe.name}, under {plan.run.root}", markup=False, soft_wrap=True
@@ -133,6 +139,10 @@ def plan(plan: Plan, as_json: bool) -> None:
         )
     console.print(table)
     decisions(plan)
+    if fits:
+        console.print(fit_table(list(fits)))
+    for line in [*(fit_lines(list(fits)) if fits else []), *unknown]:
+        console.print(line, markup=False, soft_wrap=True)
     for each in plan.to_run:
         console.rule(f"{plan.run.script(each.stage.name)}", align="left", style="dim")
         console.print(each.script, markup=False, soft_wrap=True, end="")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -34,10 +35,11 @@ class Card:
         return self.memory * MIB * (1 - HEADROOM)
 
 
-def cards() -> list[Card]:
+@cache
+def cards() -> tuple[Card, ...]:
     """The known cards, the smallest first."""
     table = parse_yaml(read_text(TABLE), str(TABLE))
-    return sorted((Card(name, **facts) for name, facts in table.items()), key=lambda card: card.memory)
+    return tuple(sorted((Card(name, **facts) for name, facts in table.items()), key=lambda card: card.memory))
 
 
 def card_named(word: str) -> Card:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from pipeline.fit.cards import Card, cards
 from pipeline.fit.memory import Memory
-from pipeline.fit.predict import Predictor, Setting, quantized, shorter
+from pipeline.fit.predict import Predictor, Setting, in_fp16, quantized, shorter
 from pipeline.fit.workload import Work
 from pipeline.recipe import Recipe
 
@@ -28,6 +28,8 @@ class Choice:
     memory: Memory
     fits: bool | None
     """None: no card was named."""
+    written: Memory
+    """What the recipe's own setting needs."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,16 @@ def settings(work: Work) -> list[Setting]:
 def choose(predictor: Predictor, recipe: Recipe, work: Work) -> Choice:
     """The first setting that fits the card; the one that needs least when none does."""
     possible = settings(work)
+    written = predictor.stage(recipe, work, possible[0])
     if predictor.card is None:
-        return Choice(possible[0], predictor.stage(recipe, work, possible[0]), None)
+        return Choice(possible[0], written, None, written)
     card = predictor.card
     for way in (False, True):
         group = [each for each in possible if each.checkpointing == way]
         found = first_fitting(group, lambda setting: predictor.stage(recipe, work, setting).fits(card))
         if found is not None:
-            return Choice(found, predictor.stage(recipe, work, found), True)
-    return Choice(possible[-1], predictor.stage(recipe, work, possible[-1]), False)
+            return Choice(found, predictor.stage(recipe, work, found), True, written)
+    return Choice(possible[-1], predictor.stage(recipe, work, possible[-1]), False, written)
 
 
 def first_fitting(ordered: Sequence[T], fits: Callable[[T], bool]) -> T | None:
@@ -161,9 +164,11 @@ def _sharded(predictor: Predictor, recipe: Recipe, work: Work) -> Proposal | Non
 def _larger(predictor: Predictor, change: str, recipe: Recipe, work: Work) -> Proposal | None:
     """The smallest known card with room for it."""
     for card in cards():
-        if card.memory > _card(predictor.card).memory and (card.bf16 or recipe.model.precision != "bf16"):
-            choice = choose(replace(predictor, card=card), recipe, work)
+        if card.memory > _card(predictor.card).memory:
+            halved = recipe.model.precision == "bf16" and not card.bf16
+            choice = choose(replace(predictor, card=card), in_fp16(recipe) if halved else recipe, work)
             if choice.fits:
+                before = " ".join(filter(None, [change, "model.precision=fp16" if halved else ""]))
                 told = f"a GPU with {card.memory / 1024:.0f} GiB, such as {card.name}"
-                return Proposal(" on ".join(filter(None, [change, told])), choice.memory)
+                return Proposal(" on ".join(filter(None, [before, told])), choice.memory)
     return None

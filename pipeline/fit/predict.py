@@ -89,6 +89,11 @@ def quantized(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"quantization": "nf4"})})
 
 
+def in_fp16(recipe: Recipe) -> Recipe:
+    """The recipe in the 16-bit format of GPUs before Ampere."""
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"precision": "fp16"})})
+
+
 def shorter(work: Work, tokens: int) -> Work:
     """The stage with rows of at most so many tokens."""
     mean = min(work.lengths.mean, float(tokens))

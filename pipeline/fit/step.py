@@ -51,7 +51,7 @@ class Step:
 
     @property
     def key(self) -> str:
-        """16 hex digits over the step, the versions of what allocates and the tracer's sources: the name of its trace."""
+        """16 hex digits over the step, the versions of what allocates and the tracer: the name of its trace."""
         text = json.dumps([asdict(self), versions(), _sources()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -38,11 +38,11 @@ class Trace:
 class Tracer:
     """Gives traces; starts a tracing process when one is not in the cache, and ends it on leaving.
 
-    `folder` is the cache; `tell` hears of what takes seconds; with `cold` false nothing is traced anew.
+    `folder` is the cache; `tell` hears of what takes seconds.
     """
 
-    def __init__(self, folder: Path, tell: Callable[[str], None], *, cold: bool = True) -> None:
-        self.folder, self.tell, self.cold = folder, tell, cold
+    def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
+        self.folder, self.tell = folder, tell
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Tracer:
@@ -60,12 +60,10 @@ class Tracer:
         return Trace(found["phases"], found["seconds"]) if isinstance(found, dict) and "phases" in found else None
 
     def trace(self, step: Step) -> Trace:
-        """A step's trace. Raises NotTraced when it is not cached and must not be made, StageFailed when it fails."""
+        """A step's trace. Raises StageFailed when it cannot be made."""
         found = self.cached(step)
         if found is not None:
             return found
-        if not self.cold:
-            raise NotTraced(step.key)
         what = "generation" if step.new_tokens else "training step"
         self.tell(f"fit: tracing a {what} of {step.rows} x {step.tokens + step.new_tokens} tokens")
         answer = self._ask(step)
@@ -97,9 +95,5 @@ class Tracer:
         self._process = None
         raise StageFailed(
             "the memory tracer failed", value=words[-1] if words else "no output", where="pipeline/fit/trace.py",
-            do="run with --no-fit to go on without it",
+            do="see whether this Python has the packages of requirements.txt",
         )  # fmt: skip
-
-
-class NotTraced(Exception):
-    """A trace is not in the cache, and only the cache was asked."""

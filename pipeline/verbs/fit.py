@@ -13,7 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.fit.calibration import observe, read_observations
 from pipeline.fit.cards import Card, card_named, known_card
 from pipeline.fit.recipe_fit import StageFit, fit_stage, gpu_stages, refuse
-from pipeline.fit.tracer import NotTraced, Tracer
+from pipeline.fit.tracer import Tracer
 from pipeline.recipe import Recipe
 from pipeline.run import RunDir
 from pipeline.submit.start import resolve
@@ -68,17 +68,15 @@ def _tell(words: str) -> None:
     show.console.print(words, style="dim", soft_wrap=True)
 
 
-def planned(recipe: Recipe, run: RunDir, card: Card | None, *, cold: bool) -> tuple[list[StageFit], list[str]]:
-    """(fits of the stages that ask for a GPU, what could not be predicted and why)."""
+def planned(recipe: Recipe, run: RunDir, card: Card | None) -> tuple[list[StageFit], list[str]]:
+    """(fits of the stages that ask for a GPU and are not done, what could not be predicted and why)."""
     found, unknown = [], []
     folder = run.cache(CACHE)
-    with Tracer(folder, _tell, cold=cold) as tracer:
+    with Tracer(folder, _tell) as tracer:
         seen = read_observations(folder)
-        for name in gpu_stages(recipe):
+        for name in [name for name in gpu_stages(recipe) if run.done(name) is None]:
             try:
                 found.append(fit_stage(recipe, run, name, card, tracer, seen))
-            except NotTraced:
-                unknown.append(f"{name}: not predicted yet (`fit {recipe.name}` does)")
             except PipelineError as error:
-                unknown.append(f"{name}: not predicted: {error}")
+                unknown.append(f"{name}: memory not predicted: {error}")
     return found, unknown

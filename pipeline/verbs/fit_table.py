@@ -78,6 +78,9 @@ def _lines_of(each: StageFit) -> list[str]:
     name, told = each.work.name, []
     if each.card is None:
         told.append(f"{name}: has room on " + (", ".join(each.rooms()) or "no known card"))
+    if each.changed:
+        written = each.choice.written.total / GIB
+        told.append(f"{name}: does not fit {each.card and each.card.name} as the recipe says ({written:.1f} GiB)")
     told += [f"{name}: chosen, results stay the same: {name}.{key}={value}" for key, value in each.changed.items()]
     if each.card and each.choice.fits is False:
         rows = "rows of mean length do, the longest may not" if each.mean_fits else "not at all as it is"
@@ -117,6 +120,7 @@ def stage_tree(each: StageFit) -> dict[str, Any]:
         "peak_in": memory.phase,
         "bytes": memory.terms,
         "total_bytes": memory.total,
+        "total_bytes_as_written": each.choice.written.total,
         "usable_bytes": each.card.usable if each.card else None,
         "setting": {"gpus": each.work.world, **asdict(each.choice.setting)},
         "chosen": each.changed,
