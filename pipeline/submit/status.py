@@ -17,7 +17,8 @@ from pipeline.submit.slurm import ENDED, QueuedJob
 
 UNKNOWN = "ended, cause unknown"
 BROKEN = ("failed", "cancelled", "interrupted", "not submitted", "blocked", UNKNOWN)
-NOT_METRICS = ("time", "step", "epoch")
+NOT_METRICS = ("time", "step", "epoch", "gpu_memory", "processes", "micro", "checkpointing",
+               "peak_allocated", "peak_reserved")  # fmt: skip
 CAUSES = {
     "TIMEOUT": "it reached its time limit",
     "OUT_OF_MEMORY": "it used more memory than it asked for",
