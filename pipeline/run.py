@@ -82,6 +82,11 @@ class RunDir:
         return self.results / "comparison.json"
 
     @property
+    def robustness(self) -> Path:
+        """What injected instructions do to the models of the run, as JSON."""
+        return self.results / "robustness.json"
+
+    @property
     def report(self) -> Path:
         """The page of results."""
         return self.results / "report.html"
