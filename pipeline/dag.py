@@ -77,7 +77,11 @@ def source_stamp(source: str | None) -> str | None:
     if source is None:
         return None
     if Path(source).is_dir():
-        files = (path for path in sorted(Path(source).iterdir()) if path.stem in ("train", "dev", "val", "validation", "test"))
+        files = (
+            path
+            for path in sorted(Path(source).iterdir())
+            if path.stem in ("train", "dev", "val", "validation", "test")
+        )
         return " ".join(f"{path.name} {file_hash(path)}" for path in files)
     return file_hash(Path(source)) if Path(source).is_file() else None
 

@@ -1,4 +1,4 @@
-"""Settings of the stages that make a model hold out against injected instructions: triplets, contrastive, robustness."""
+"""Settings of the stages against injected instructions: triplets, contrastive, robustness."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """`package.module:Name`, as losses and callbacks of the user's own are given."""
 LOSSES = ("causal_contrastive", "info_nce")
-PARTS = ("benign", "counterfactual", "injection")
+Part = Literal["benign", "counterfactual", "injection"]
+PARTS: tuple[Part, ...] = ("benign", "counterfactual", "injection")
 
 
 class GeneratedTriplets(Section):
@@ -70,7 +71,7 @@ class Loss(Section):
     lambda_spurious: Weight = 1.0
     lambda_task: Weight = 1.0
     temperature: Annotated[float, Field(gt=0)] = 0.07
-    task_inputs: list[Literal["benign", "counterfactual", "injection"]] = Field(default_factory=lambda: ["benign"])
+    task_inputs: list[Part] = Field(default_factory=lambda: list[Part](["benign"]))
     """Inputs whose expected outputs are learned; that of an injection is its safe answer."""
 
     @field_validator("type")
@@ -142,7 +143,7 @@ class Contrastive(StageSettings):
 
 
 class Judge(Section):
-    """A server with OpenAI's chat completions interface that says whether an answer follows the injected instruction."""
+    """A server with OpenAI's chat completions interface that says whether an answer follows an injection."""
 
     url: Annotated[str, Field(pattern=r"^https?://.+[^/]$")]
     """Up to and without `/chat/completions`, such as http://127.0.0.1:8000/v1."""

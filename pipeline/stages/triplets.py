@@ -79,7 +79,9 @@ def _make_scratch(recipe: Recipe, folder: Path, rows: list[Triplet]) -> None:
     from pipeline.training.scratch import save_scratch
 
     assert recipe.model.scratch is not None
-    texts = [f"{row.system_instruction}\n{row.user(part)}\n{row.expected(part) or ''}" for row in rows for part in PARTS]
+    texts = [
+        f"{row.system_instruction}\n{row.user(part)}\n{row.expected(part) or ''}" for row in rows for part in PARTS
+    ]
     parameters = save_scratch(recipe.model.scratch, texts, folder, recipe.seed)
     print(f"a model of {parameters / 1e6:.2f} M parameters from scratch", flush=True)
 

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pipeline.recipe_contrastive import GeneratedTriplets
 from pipeline.tasks.injection import AttackTechnique, AttackType, Metadata, Triplet
 
-WORDS = (
-    "apple arrow badge baker basin beach berry bench bread brick broom brush cabin camel candle canoe carrot castle "
-    "chain chair chalk cherry clock cloud clover coast comet copper corn cotton cradle crane creek crown daisy desk "
-    "dragon drum eagle engine falcon feather fence fern field flame flute forest fountain fox garden ginger glass "
-    "glove goose grape hammer harbor hazel heron hill honey horse island ivory jacket jungle kettle ladder lamp "
-    "lantern lemon lion magnet maple marble meadow melon mirror moon moss mountain needle ocean olive orange otter "
-    "owl paper parrot peach pearl pebble pelican pencil pepper pigeon pillow pine planet plum pocket pond pony "
-    "poppy potato pumpkin puppet quilt rabbit radio rain raven ribbon river robin rocket rope rose saddle sail "
-    "salmon sand scarf seal shadow shell ship silver slate snail snow spider spoon spring squirrel star stone storm "
-    "straw sugar sun swan table tiger timber tower trail train tulip tunnel turtle valley velvet violin wagon walnut "
-    "water whale wheat wheel willow window winter wolf wool yarn zebra acorn anchor antler bamboo barrel beacon "
-    "bridge button cactus canyon cedar"
-).split()
+LEXICON = """
+apple arrow badge baker basin beach berry bench bread brick broom brush cabin camel candle canoe carrot castle chain
+chair chalk cherry clock cloud clover coast comet copper corn cotton cradle crane creek crown daisy desk dragon drum
+eagle engine falcon feather fence fern field flame flute forest fountain fox garden ginger glass glove goose grape
+hammer harbor hazel heron hill honey horse island ivory jacket jungle kettle ladder lamp lantern lemon lion magnet
+maple marble meadow melon mirror moon moss mountain needle ocean olive orange otter owl paper parrot peach pearl
+pebble pelican pencil pepper pigeon pillow pine planet plum pocket pond pony poppy potato pumpkin puppet quilt rabbit
+radio rain raven ribbon river robin rocket rope rose saddle sail salmon sand scarf seal shadow shell ship silver slate
+snail snow spider spoon spring squirrel star stone storm straw sugar sun swan table tiger timber tower trail train
+tulip tunnel turtle valley velvet violin wagon walnut water whale wheat wheel willow window winter wolf wool yarn
+zebra acorn anchor antler bamboo barrel beacon bridge button cactus canyon cedar
+"""
+WORDS = LEXICON.split()
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight")
 SYSTEMS = ("Help with the words .", "You help with words .", "Do the task on the words .")
 REFUSAL = "I cannot do that ."
@@ -103,7 +103,7 @@ def generate(settings: GeneratedTriplets, held_out: list[str], seed: int) -> dic
 def _triplets(
     rng: random.Random, name: str, settings: GeneratedTriplets, attacks: list[tuple[Family, int]], seen: set[str]
 ) -> Iterator[Triplet]:
-    """Endless rows; attacks take turns. No benign input that another row has, unless a thousand draws found no other."""
+    """Endless rows; attacks take turns. No benign input of another row, unless a thousand draws found none that is new."""
     words = WORDS[: settings.words]
     number = 0
     while True:

@@ -136,7 +136,9 @@ def _pieces(text: str) -> frozenset[str]:
     return frozenset(text[i : i + GRAM] for i in range(max(1, len(text) - GRAM + 1)))
 
 
-def _nearest(pieces: frozenset[str], having: dict[str, list[str]], sets: dict[str, frozenset[str]]) -> tuple[str, float]:
+def _nearest(
+    pieces: frozenset[str], having: dict[str, list[str]], sets: dict[str, frozenset[str]]
+) -> tuple[str, float]:
     shared: Counter[str] = Counter()
     for piece in pieces:
         shared.update(having.get(piece, ()))

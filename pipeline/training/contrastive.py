@@ -103,7 +103,7 @@ def similarities(representations: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]
 
 
 def pair_losses(representations: Mapping[str, Tensor], temperature: float) -> tuple[Tensor, Tensor]:
-    """(L_causal, L_spurious) of each triplet: minus the benign pair's cosine, plus the injection's, over temperature."""
+    """(L_causal, L_spurious) of each triplet: minus the benign pair's cosine and the injection's, over temperature."""
     stable, spurious = similarities(representations)
     return -stable / temperature, spurious / temperature
 

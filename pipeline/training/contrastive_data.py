@@ -76,7 +76,7 @@ class TripletEncoder:
             shorter = self._shortened(user, over)
             if len(shorter) >= len(user):
                 raise UserError(
-                    f"instruction and output of {row.id} ({part}) alone are longer than the limit by tokens:", value=over,
+                    f"instruction and output of {row.id} ({part}) are too long by tokens:", value=over,
                     where="triplets.max_length", do=f"raise it from {self.max_length}",
                 )  # fmt: skip
             user, cut = shorter, True

@@ -1,4 +1,4 @@
-"""Measures a contrastive stage on held-out triplets every few steps, keeps the best weights, stops when none get better."""
+"""Measures a contrastive stage on held-out triplets every few steps, keeps the best weights, stops early."""
 
 from __future__ import annotations
 
