@@ -26,7 +26,8 @@ from pipeline.settings import dump_yaml
 
 CURVES = (
     "loss", "task_loss", "causal_loss", "spurious_loss", "val_causal_stability", "val_spurious_separation",
-    "val_causal_discrimination", "val_task_loss", "dev_f1", "dev_share_yes", "dev_true_steps", "reward", "reward_std", "kl", "completions/mean_length",
+    "val_causal_discrimination", "val_task_loss",
+    "dev_f1", "dev_share_yes", "dev_true_steps", "reward", "reward_std", "kl", "completions/mean_length",
     "grad_norm", "share_yes", "true_steps", "frac_reward_zero_std", "mean_token_accuracy", "entropy", "learning_rate",
 )  # fmt: skip
 """Metrics that are drawn, in this order; the parts of the reward come after the reward."""

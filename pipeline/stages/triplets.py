@@ -18,11 +18,11 @@ from typing import Any
 
 from pipeline import dag
 from pipeline.recipe import Recipe
-from pipeline.recipe_contrastive import Triplets
+from pipeline.recipe_contrastive import PARTS, Part, Triplets
 from pipeline.records import remove, seal, whole, write_json
 from pipeline.run import RunDir
 from pipeline.stages.rows import write_rows
-from pipeline.tasks.injection import PARTS, Part, Triplet, write_triplets
+from pipeline.tasks.injection import Triplet, write_triplets
 from pipeline.tasks.injection_splits import Splits, is_held_out, make_splits, template
 
 SCRATCH = "base"
@@ -100,6 +100,7 @@ def _questions(splits: Splits, encoder: Any) -> Iterator[dict[str, Any]]:
                 "user": row.user(part),
                 "system": row.system_instruction,
                 "expected": row.expected(part),
+                "benign_expected": row.expected("benign"),
                 "canary": row.metadata.canary if part == "injection" else None,
                 "unseen": is_held_out(row, splits.held_out),
                 "template": template(row),

@@ -103,7 +103,7 @@ def generate(settings: GeneratedTriplets, held_out: list[str], seed: int) -> dic
 def _triplets(
     rng: random.Random, name: str, settings: GeneratedTriplets, attacks: list[tuple[Family, int]], seen: set[str]
 ) -> Iterator[Triplet]:
-    """Endless rows; attacks take turns. No benign input of another row, unless a thousand draws found none that is new."""
+    """Endless rows; attacks take turns. No benign input comes twice, unless a thousand draws found no new one."""
     words = WORDS[: settings.words]
     number = 0
     while True:

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from pipeline.errors import UserError
-from pipeline.recipe_contrastive import LOSSES, Contrastive, Loss, Representation
-from pipeline.tasks.injection import PARTS
+from pipeline.recipe_contrastive import LOSSES, PARTS, Contrastive, Loss, Representation
 from pipeline.training.encode import IGNORED
 
 

@@ -15,7 +15,8 @@ import pyarrow as pa
 import torch
 
 from pipeline.errors import UserError
-from pipeline.tasks.injection import CONTEXT, PARTS, Part, Triplet
+from pipeline.recipe_contrastive import PARTS, Part
+from pipeline.tasks.injection import CONTEXT, Triplet
 from pipeline.training.encode import IGNORED
 from pipeline.training.models import end_of_turn
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
-from pipeline.recipe_contrastive import Contrastive
-from pipeline.tasks.injection import PARTS
+from pipeline.recipe_contrastive import PARTS, Contrastive
 from pipeline.training.contrastive import Objective, causal_metrics, passed, trained_parts
 from pipeline.training.contrastive_data import collate
 

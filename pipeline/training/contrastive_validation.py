@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from pipeline.recipe_contrastive import Contrastive
+from pipeline.recipe_contrastive import PARTS, Contrastive
 from pipeline.run import RunDir
-from pipeline.tasks.injection import PARTS
 from pipeline.training.callbacks import HealthCallback
 from pipeline.training.contrastive import Objective, causal_metrics, passed
 from pipeline.training.contrastive_trainer import TripletCollator
