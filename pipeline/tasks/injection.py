@@ -91,15 +91,19 @@ class Triplet(BaseModel):
 
 def read_triplets(path: Path) -> list[Triplet]:
     """The rows of a JSONL file. Raises UserError that names line and field of each row that breaks the schema."""
-    rows, wrong = [], []
+    rows: dict[str, Triplet] = {}
+    wrong = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
-            rows.append(Triplet.model_validate_json(line))
+            row = Triplet.model_validate_json(line)
         except ValidationError as found:
             wrong += [f"line {number}, {_field(error)}: {error['msg']}" for error in found.errors()]
-    wrong += [f"line {line}, id: {name!r} stands twice" for name, line in _repeated(rows)]
+            continue
+        if row.id in rows:
+            wrong.append(f"line {number}, id: {row.id!r} stands twice")
+        rows[row.id] = row
     if wrong:
         more = f"; and {len(wrong) - TOLD} more" if len(wrong) > TOLD else ""
         raise UserError(
@@ -108,22 +112,11 @@ def read_triplets(path: Path) -> list[Triplet]:
         )  # fmt: skip
     if not rows:
         raise UserError("no triplets in this file", value=str(path), where="data.source", do="see docs/injection.md")
-    return rows
+    return list(rows.values())
 
 
 def _field(error: Mapping[str, Any]) -> str:
     return ".".join(str(part) for part in error["loc"]) or "the whole line"
-
-
-def _repeated(rows: Iterable[Triplet]) -> list[tuple[str, int]]:
-    """Ids that were there before, with the row's number from 1 (the line, where no line is empty)."""
-    seen: set[str] = set()
-    repeated = []
-    for number, row in enumerate(rows, 1):
-        if row.id in seen:
-            repeated.append((row.id, number))
-        seen.add(row.id)
-    return repeated
 
 
 def write_triplets(path: Path, rows: Iterable[Triplet]) -> None:
