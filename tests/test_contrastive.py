@@ -190,8 +190,8 @@ def test_two_processes_change_nothing(made: SimpleNamespace, kind: str, tmp_path
     wanted = naive(load(made), made.rows, Loss(**loss), Representation())
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-         str(Path(__file__).parent / "contrastive_step.py"), str(made.folder / "model"), str(made.folder / "rows.arrow"),
-         json.dumps({"loss": loss}), str(tmp_path / "weights.safetensors")],
+         str(Path(__file__).parent / "contrastive_step.py"), str(made.folder / "model"),
+         str(made.folder / "rows.arrow"), json.dumps({"loss": loss}), str(tmp_path / "weights.safetensors")],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(HOME)},
         cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
@@ -276,7 +276,7 @@ def test_a_loss_by_import_path(made: SimpleNamespace) -> None:
     from pipeline.training.contrastive import Objective
 
     sys.modules.setdefault("own_losses", SimpleNamespace(NormGap=NormGap))  # type: ignore[arg-type]
-    rows = {part: torch.randn(4, 3, generator=generator(i)) for i, part in enumerate(PARTS)}
+    rows: dict[str, Any] = {part: torch.randn(4, 3, generator=generator(i)) for i, part in enumerate(PARTS)}
     loss, parts = Objective(Loss(type="own_losses:NormGap")).contrast(rows)
     assert loss == NormGap()(*(rows[part] for part in PARTS))["loss"] and set(parts) == {"gap"}
     for wrong in ("own_losses:Absent", "no_such_module:Loss"):

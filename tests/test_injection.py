@@ -100,7 +100,9 @@ def test_scores() -> None:
 def test_refusals_of_the_real_rows_are_seen_and_benign_answers_are_none() -> None:
     needs_data()
     real = read_triplets(DATA / "train_3000.jsonl")
-    assert not any(injection.is_refusal(text) for row in real for text in (row.expected_output_1, row.expected_output_2))
+    assert not any(
+        injection.is_refusal(text) for row in real for text in (row.expected_output_1, row.expected_output_2)
+    )
     assert all(injection.is_refusal(str(row.expected_output_injection)) for row in real)
 
 

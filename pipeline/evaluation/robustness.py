@@ -13,7 +13,7 @@ from pipeline.tasks.injection import same_text
 
 Answer = Mapping[str, Any]
 """A line of a model's answers: the row's keys, completion, answered, correct, quality, maybe margin and judged."""
-Values = list[float | None]
+Values = Sequence[float | None]
 """One number a row; None where the measure says nothing of it."""
 
 
