@@ -166,7 +166,7 @@ def test_near_duplicates_are_reported_and_left_out(tmp_path: Path) -> None:
     write_triplets(tmp_path / "val.jsonl", [*rows("dev"), *copied])
     made = injection_splits.make_splits(str(tmp_path), Triplets(), 1)
     leak = made.leaks["dev"]
-    assert leak["near_duplicate_attacks"] >= 4 and leak["benign_pairs_of_training"] == 4
+    assert len(leak["examples"]) == 3 and leak["benign_pairs_of_training"] == 4
     assert not {row.id for row in copied} & {row.id for row in made.rows["dev"]}
     kept = injection_splits.make_splits(str(tmp_path), Triplets(drop_near_duplicates=False), 1)
     assert kept.leaks["dev"]["left_out"] == 0 and len(kept.rows["dev"]) == len(rows("dev")) + 4
@@ -175,7 +175,8 @@ def test_near_duplicates_are_reported_and_left_out(tmp_path: Path) -> None:
 def test_similarity_is_jaccards() -> None:
     one = rows()[0].model_copy(update={"user_input_injection": "abcdefgh"})
     two = one.model_copy(update={"user_input_injection": "abcdefgx"})  # 3 of 5 pieces of five letters are common
-    assert injection_splits.near_duplicates([two], [one], 0.6) == {0: (0, pytest.approx(0.6))}
+    ((place, similarity),) = injection_splits.near_duplicates([two], [one], 0.6).values()
+    assert place == 0 and similarity == pytest.approx(0.6)
     assert injection_splits.near_duplicates([two], [one], 0.61) == {}
 
 

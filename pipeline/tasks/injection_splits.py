@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from pipeline.errors import UserError
 from pipeline.recipe_contrastive import Triplets
@@ -31,7 +31,7 @@ class Splits:
     held_out: list[str]
     left_out: dict[str, int] = field(default_factory=dict)
     """Rows that went nowhere, by reason."""
-    leaks: dict[str, dict[str, object]] = field(default_factory=dict)
+    leaks: dict[str, dict[str, Any]] = field(default_factory=dict)
     """For dev and test: near-duplicates of training rows, shared benign inputs and system instructions, examples."""
 
 
