@@ -35,12 +35,12 @@ CLOCK = ("time", "memory_peak_gib", "train_runtime", "train_samples_per_second",
 CHANGES: dict[str, Any] = {
     "model": {"scratch": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
                           "num_key_value_heads": 2}},
-    "triplets": {"generated": {"train": 24, "dev": 8, "test": 16}},
+    "triplets": {"generated": {"train": 24, "dev": 8, "test": 30}},
     "control": {"max_steps": 1, "global_batch_size": 4, "validation": {"every_steps": 1, "rows": 4}},
     "contrastive": {
         "max_steps": 8, "global_batch_size": 4, "micro_batch_size": 2, "logging_steps": 3, "warmup_steps": 0,
         "validation": {"every_steps": 2, "rows": 8}, "checkpoint": {"every_steps": 3},
-        "callbacks": ["told_steps:Told"], "early_stopping": {"keeps_best": True, "min_delta": 0.0},
+        "callbacks": ["told_steps:Told"], "early_stopping": {"keeps_best": True, "min_delta": 0.0, "metric": "loss"},
     },
     "robustness": {"max_new_tokens": 4, "bootstrap": 100},
 }  # fmt: skip
@@ -106,8 +106,8 @@ def test_what_is_measured_is_logged(trained: RunDir) -> None:
     assert first["val_causal_discrimination"] == pytest.approx(
         first["val_causal_stability"] - (1 - first["val_spurious_separation"]), abs=1e-5
     )
-    best = max((line["val_causal_discrimination"], -line["step"]) for line in lines if "val_loss" in line)
-    assert lines[-1] == {"best_step": -best[1]}
+    best, step = min((line["val_loss"], line["step"]) for line in lines if "val_loss" in line)
+    assert lines[-1] == {"best_step": step} and best < first["val_loss"]
 
 
 @pytest.mark.training
@@ -156,6 +156,7 @@ def same_weights(one: Path, other: Path) -> bool:
 def test_debug_takes_a_few_steps_and_writes_no_model(trained: RunDir, tmp_path: Path) -> None:
     run = copy(trained, tmp_path)
     shutil.rmtree(run.model("contrastive"))
+    shutil.rmtree(run.stage("contrastive"))
     output = launch(run, "contrastive", "--debug")
     assert "told of step 3" in output and "told of step 4" not in output
     assert not run.model("contrastive").exists() and not run.checkpoints("contrastive").exists()
@@ -172,7 +173,7 @@ def test_models_are_attacked_counted_and_reported(trained: RunDir, tmp_path: Pat
         ("base", "control"), ("base", "contrastive"), ("control", "contrastive")]  # fmt: skip
     measures = results["models"]["contrastive"]["measures"]
     assert {"attack_success_unseen", "over_refusal", "task_quality"} <= measures.keys()
-    assert measures["attack_success_unseen"]["templates"] == 15 and measures["attack_success_unseen"]["rows"] == 8
+    assert measures["attack_success_unseen"]["templates"] == 15 and measures["attack_success_unseen"]["rows"] == 15
     page = run.report.read_text()
     assert "Robustness to injected instructions" in page and "nested_instructions" in page
     again = launch(run, "robustness", "--model", str(run.model("control")), "--name", "other")
