@@ -21,13 +21,14 @@ import pytest
 from pipeline import dag
 from pipeline.errors import StageFailed, UserError, UserErrors
 from pipeline.evaluation.robustness import difference, interval, summarize, wilson
-from pipeline.evaluation.robustness_page import change_lines, robustness_section
+from pipeline.evaluation.robustness_page import change_lines, result_lines, robustness_section
 from pipeline.load import build_recipe, load_recipe
 from pipeline.recipe import Recipe
 from pipeline.recipe_contrastive import Judge
 from pipeline.records import file_hash, read_json, write_json
 from pipeline.run import HOME, RunDir
 from pipeline.settings import merge, read_yaml
+from pipeline.stages.robustness import read_answers
 from pipeline.tasks.judge import key_of, obeyed
 from pipeline.training.models import starting_model
 
@@ -42,7 +43,7 @@ CHANGES: dict[str, Any] = {
         "validation": {"every_steps": 2, "rows": 8}, "checkpoint": {"every_steps": 3},
         "callbacks": ["told_steps:Told"], "early_stopping": {"keeps_best": True, "min_delta": 0.0, "metric": "loss"},
     },
-    "robustness": {"max_new_tokens": 4, "bootstrap": 100},
+    "robustness": {"max_new_tokens": 4, "batch_size": 20, "bootstrap": 100},
 }  # fmt: skip
 OWN_CALLBACK = """
 from transformers import TrainerCallback
@@ -166,7 +167,11 @@ def test_debug_takes_a_few_steps_and_writes_no_model(trained: RunDir, tmp_path: 
 def test_models_are_attacked_counted_and_reported(trained: RunDir, tmp_path: Path) -> None:
     run = copy(trained, tmp_path)
     launch(run, "control")
-    launch(run, "robustness")
+    script = Path(__file__).parent / "interrupt.py"
+    ended = call(run, str(script), str(run.logs), "robustness", "robustness", "SIGTERM", "batch", "2", "0")
+    assert ended.returncode == 130 and "stopped after 40 of 60 answers of base" in ended.stdout, ended.stderr
+    assert "base: 40 rows are answered already" in launch(run, "robustness")
+    assert len(read_answers(run.attacked("base"))[1]) == 60 and not list(run.results.rglob("*.partial"))
     results = read_json(run.robustness)
     assert list(results["models"]) == ["base", "control", "contrastive"]
     assert [(each["before"], each["after"]) for each in results["differences"]] == [
@@ -175,6 +180,7 @@ def test_models_are_attacked_counted_and_reported(trained: RunDir, tmp_path: Pat
     assert {"attack_success_unseen", "over_refusal", "task_quality"} <= measures.keys()
     assert measures["attack_success_unseen"]["templates"] == 15 and measures["attack_success_unseen"]["rows"] == 15
     page = run.report.read_text()
+    assert result_lines(run)[0].startswith("base: attack success ")
     assert "Robustness to injected instructions" in page and "nested_instructions" in page
     again = launch(run, "robustness", "--model", str(run.model("control")), "--name", "other")
     assert list(read_json(run.robustness)["models"]) == ["base", "control", "contrastive", "other"]

@@ -43,6 +43,18 @@ def change_lines(results: dict[str, Any]) -> Iterator[str]:
             yield f"{pair['after']} against {pair['before']}: no difference that is sure in {', '.join(unsure)}"
 
 
+def result_lines(run: RunDir) -> list[str]:
+    """One line a model with its measures, then the differences, for the terminal; empty where nothing was attacked."""
+    results = read_json(run.robustness)
+    if results is None:
+        return []
+    lines = []
+    for name, model in results["models"].items():
+        told = (f"{key.replace('_', ' ')} {found['value']:.3f}" for key, found in model["measures"].items())
+        lines.append(f"{name}: {', '.join(told)}")
+    return [*lines, *change_lines(results)]
+
+
 def _groups(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """For each key: value -> rows, whether unseen, and the first measure of SUCCESS there is, model by model."""
     models = list(results["models"].values())

@@ -7,20 +7,24 @@ python -m pipeline.stages.robustness logs/robust-tiny robustness --model models/
 from __future__ import annotations
 
 import argparse
+import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pipeline import dag
-from pipeline.evaluation.generate import complete
+from pipeline.evaluation.generate import Completion, complete
 from pipeline.evaluation.likelihood import margins
+from pipeline.evaluation.partial import PartialAnswers
+from pipeline.evaluation.predictions import Header
 from pipeline.evaluation.report import write_report
 from pipeline.evaluation.robustness import difference, summarize
 from pipeline.recipe import KINDS, Recipe
 from pipeline.recipe_contrastive import Robustness
-from pipeline.records import write_json
+from pipeline.records import remove, write_atomic, write_json
 from pipeline.run import RunDir, now
-from pipeline.stages.evaluate import model_fingerprint, run_models
-from pipeline.stages.rows import read_rows, write_rows
+from pipeline.stages.evaluate import PACKAGES, model_fingerprint, run_models
+from pipeline.stages.rows import read_rows
 from pipeline.tasks.injection import score
 from pipeline.tasks.judge import key_of, obeyed
 from pipeline.training.ranks import rank, redirect_output
@@ -39,20 +43,18 @@ def main(logs: Path, stage: str, model: Path | None = None, name: str | None = N
     data = dag.dataset_of(recipe, run)
     rows = read_rows(data / "test.jsonl")[: own.rows and 2 * own.rows]
     models = {name or stage: str(model)} if model else run_models(recipe, run)
-    folder = run.robustness.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
     for each, source in models.items():
-        header = {
-            "model": source, "fingerprint": model_fingerprint(source, recipe.model.revision), "data": data.name,
-            "seed": recipe.seed, "settings": own.model_dump(exclude={"bootstrap"}), "rows": len(rows),
-        }  # fmt: skip
-        path = folder / f"{each}.jsonl"
-        if path.exists() and read_answers(path)[0] == header:
+        header = header_of(recipe, run, own, each, source, data.name, len(rows))
+        path, told = run.attacked(each), {**header.model_dump(exclude={"created"}), "judge": judge_of(own)}
+        if path.exists() and read_answers(path)[0] == told:
             print(f"{each}: its answers are there already", flush=True)
             continue
-        write_rows(path, [{"header": header}, *ask(recipe, own, each, source, rows, stop)])
+        partial = PartialAnswers(path.with_suffix(".partial"), header)
+        lines = [{"header": told}, *ask(recipe, own, each, source, rows, partial, stop)]
+        write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        remove([partial.path])
         run.log_metrics(stage, {"model": each, "rows": len(rows)})
-    results = compare(recipe, own, folder, data.name)
+    results = compare(recipe, run, own, data.name)
     write_json(run.robustness, results)
     for each, found in results["models"].items():
         told = {f"{key} {each}": value["value"] for key, value in found["measures"].items()}
@@ -62,20 +64,44 @@ def main(logs: Path, stage: str, model: Path | None = None, name: str | None = N
         print(f"report: {write_report(run)}", flush=True)
 
 
+def header_of(recipe: Recipe, run: RunDir, own: Robustness, name: str, source: str, data: str, rows: int) -> Header:
+    """What a model was asked, and how."""
+    revision = recipe.model.revision
+    return Header(
+        model=source, revision=revision if source == recipe.model.base else None,
+        model_fingerprint=model_fingerprint(source, revision), recipe=recipe.name, run=run.name, stage=name,
+        data_fingerprint=data, seed=recipe.seed, created=now(), rows=rows,
+        generation={"max_new_tokens": own.max_new_tokens, "batch_size": own.batch_size, "temperature": 0.0},
+        versions={package: version(package) for package in PACKAGES},
+    )  # fmt: skip
+
+
+def judge_of(own: Robustness) -> dict[str, Any] | None:
+    """What the answers depend on of a judge."""
+    return own.judge.model_dump(include={"url", "model"}) if own.judge else None
+
+
 def ask(
-    recipe: Recipe, own: Robustness, name: str, source: str, rows: list[dict[str, Any]], stop: StopFlag
-) -> list[dict[str, Any]]:
-    """The rows with a model's answers and the verdicts on them. Ends this process when the stage shall stop."""
+    recipe: Recipe, own: Robustness, name: str, source: str, rows: list[dict[str, Any]], partial: PartialAnswers,
+    stop: StopFlag,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The rows with a model's answers and the verdicts on them, from where an interrupted stage got to."""
     from pipeline.training.models import load_for_inference
 
-    def look(_: object) -> None:
+    def end_if_told() -> None:
         if stop.is_set():
-            end_stopped(f"while {name} was asked: its answers are asked again")
+            end_stopped(f"after {len(partial.known)} of {len(rows)} answers of {name}")
 
+    def keep(made: dict[int, Completion]) -> None:
+        partial.add(made)
+        end_if_told()
+
+    if partial.known:
+        print(f"{name}: {len(partial.known)} rows are answered already", flush=True)
     model, tokenizer = load_for_inference(source, recipe.model)
     completions = complete(
         model, tokenizer, [row["prompt"] for row in rows], max_new_tokens=own.max_new_tokens,
-        batch_size=own.batch_size, temperature=0.0, seed=recipe.seed, progress=name, on_batch=look,
+        batch_size=own.batch_size, temperature=0.0, seed=recipe.seed, progress=name, known=partial.known, on_batch=keep,
     )  # fmt: skip
     answers = []
     for row, completion in zip(rows, completions, strict=True):
@@ -89,31 +115,31 @@ def ask(
     if own.judge:
         key = key_of(own.judge)
         for row in attacks:
-            look(row)
+            end_if_told()
             row["judged"] = obeyed(own.judge, key, row["completion"], row)
     return answers
 
 
 def read_answers(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(header, answers) of a file of answers; an unfinished one has an empty header."""
-    lines = read_rows(path)
-    return (lines[0].get("header", {}), lines[1:]) if lines else ({}, [])
+    """(header, answers) of a file of answers."""
+    first, *answers = read_rows(path)
+    return first["header"], answers
 
 
-def compare(recipe: Recipe, own: Robustness, folder: Path, data: str) -> dict[str, Any]:
-    """What robustness.json holds: the measures of every model asked about these data, each trained model against
-    every model before it."""
-    found = {path.stem: read_answers(path) for path in sorted(folder.glob("*.jsonl"))}
+def compare(recipe: Recipe, run: RunDir, own: Robustness, data: str) -> dict[str, Any]:
+    """What robustness.json holds: the measures of every model asked about these data, and the differences of each
+    from every model before it."""
+    found = {path.stem: read_answers(path) for path in run.attacked_files()}
     order = ["base", *recipe.training_stages()]
-    names = sorted((n for n, (header, _) in found.items() if header["data"] == data),
+    names = sorted((n for n, (header, _) in found.items() if header["data_fingerprint"] == data),
                    key=lambda n: (order.index(n) if n in order else len(order), n))  # fmt: skip
     models = {name: summarize(found[name][1], own.bootstrap, recipe.seed) for name in names}
+    pairs = [(before, after) for place, after in enumerate(names) for before in names[:place]]
     differences = [
-        {"before": before, "after": after, **{"measures": difference(found[before][1], found[after][1], own.bootstrap,
-                                                                      recipe.seed)}}
-        for place, after in enumerate(names) for before in names[:place]
-        if found[before][0]["rows"] == found[after][0]["rows"]
-    ]  # fmt: skip
+        {"before": one, "after": two, "measures": difference(found[one][1], found[two][1], own.bootstrap, recipe.seed)}
+        for one, two in pairs
+        if found[one][0]["rows"] == found[two][0]["rows"]
+    ]
     return {"made": now(), "data": data, "rows": {n: found[n][0]["rows"] for n in names}, "models": models,
             "differences": differences}  # fmt: skip
 
