@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.recipe_contrastive import Contrastive, Robustness, Triplets
 from pipeline.recipe_data import Data
 from pipeline.recipe_rewards import Rewards
+from pipeline.recipe_stage import Checkpoints, StageSettings
 from pipeline.settings import Count, Positive, Section, Share, Tree
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -71,24 +73,10 @@ class Model(Section):
         return self
 
 
-class StageSettings(Section):
-    """Own keys of a stage's section, and what a stage of this kind makes."""
-
-    makes: ClassVar[Literal["dataset", "model", "results"]]
-
-
 class Preprocess(StageSettings):
     """The preprocess stage has no settings of its own: see `data`."""
 
     makes = "dataset"
-
-
-class Checkpoints(Section):
-    """When a training stage saves all that it needs to go on exactly, and how many of these stay on the disk."""
-
-    every_steps: Positive = 100
-    keep: Positive = 2
-    """While a new one is written there is one more. All are deleted when the stage is done."""
 
 
 class Muon(Section):
@@ -155,7 +143,15 @@ class Evaluate(StageSettings):
     """Resamples of whole premises for the intervals."""
 
 
-KINDS: dict[str, type[StageSettings]] = {"preprocess": Preprocess, "sft": Sft, "grpo": Grpo, "evaluate": Evaluate}
+KINDS: dict[str, type[StageSettings]] = {
+    "preprocess": Preprocess,
+    "sft": Sft,
+    "grpo": Grpo,
+    "evaluate": Evaluate,
+    "triplets": Triplets,
+    "contrastive": Contrastive,
+    "robustness": Robustness,
+}
 """Stage kinds and the own keys of their sections. A kind that makes a model also takes the trainer's options."""
 
 
@@ -256,7 +252,7 @@ class Recipe(Section):
     """A whole recipe. `sections` holds the settings of each stage by name, trainer options included."""
 
     name: str
-    task: Literal["corr2cause"] = "corr2cause"
+    task: Literal["corr2cause", "injection"] = "corr2cause"
     seed: Count = 42
     model: Model
     data: Data = Data()

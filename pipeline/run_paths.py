@@ -45,6 +45,19 @@ class RunPaths:
         return self.results / "comparison.json"
 
     @property
+    def robustness(self) -> Path:
+        """What injected instructions do to the models of the run, as JSON."""
+        return self.results / "robustness.json"
+
+    def attacked(self, model: str) -> Path:
+        """What one model answered to attacks and benign inputs."""
+        return self.results / "robustness" / f"{model}.jsonl"
+
+    def attacked_files(self) -> list[Path]:
+        """What all models answered to attacks."""
+        return sorted((self.results / "robustness").glob("*.jsonl"))
+
+    @property
     def report(self) -> Path:
         """The page of results."""
         return self.results / "report.html"
@@ -58,8 +71,9 @@ class RunPaths:
         return self.predictions(model).with_suffix(".partial")
 
     def predictions_bytes(self) -> int:
-        """Length of all prediction files, unfinished ones too."""
-        return sum(path.stat().st_size for path in (self.results / "predictions").glob("*"))
+        """Length of all files of predictions and of answers to attacks, unfinished ones too."""
+        folders = (self.results / "predictions", self.results / "robustness")
+        return sum(path.stat().st_size for folder in folders for path in folder.glob("*"))
 
     def prediction_files(self) -> list[Path]:
         """All prediction files on the main test set."""

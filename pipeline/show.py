@@ -201,9 +201,16 @@ def submitted(run: RunDir, jobs: Mapping[str, Sequence[str]], before: Mapping[st
 
 
 def results(run: RunDir) -> None:
-    """The result table, what the differences mean, and where the report is; nothing when there is no result yet."""
+    """The result table, what differences mean, what attacks did, where the report is; nothing without results."""
+    from pipeline.evaluation.robustness_page import result_lines  # its template engine is slow to load
+
+    attacked = result_lines(run)
+    for line in attacked:
+        console.print(line, markup=False, soft_wrap=True)
     comparison = read_comparison(run.comparison)
     if comparison is None:
+        if attacked:
+            console.print(f"attacks: {run.robustness}\nreport:  {run.report}", markup=False, soft_wrap=True)
         return
     console.print(result_table(comparison))
     for line in difference_lines(comparison):
