@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from pipeline.errors import UserError
 from pipeline.records import cannot_write
 from pipeline.settings import nearest
-from pipeline.tasks import corr2cause
+from pipeline.tasks import corr2cause, names
 
 FORM = '{"row": {...}, "completion": "..."}'
 
@@ -36,7 +37,10 @@ class Verdict(Protocol):
         """Why, in words."""
 
 
-TASKS: dict[str, Callable[[str, Mapping[str, Any]], Verdict]] = {"corr2cause": corr2cause.score_published}
+TASKS: dict[str, Callable[[str, Mapping[str, Any]], Verdict]] = {
+    "corr2cause": corr2cause.score_published,
+    **{name: partial(names.score, name) for name in names.TASKS},
+}
 """Task name to what scores a completion against a row in the task's published format."""
 
 

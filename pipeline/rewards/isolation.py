@@ -1,4 +1,4 @@
-"""Processes that can harm nothing: bubblewrap with no network, no files of the host's users, limits and a clean slate."""
+"""Processes that can harm nothing: bubblewrap without network, with the system's libraries alone, and limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import UserError
 
@@ -34,11 +33,11 @@ class Limits:
 
     memory: int = 512 * 2**20
     """Bytes of address space of a process."""
-    cpu_seconds: int = 5
+    cpu_seconds: int = 4
     processes: int = 8
     file_bytes: int = 16 * 2**20
     files: int = 64
-    seconds: float = 8.0
+    seconds: float = 6.0
     """Of the clock on the wall, for the whole run."""
     reply_bytes: int = 2**20
     """Most that is read of one answer."""
@@ -55,7 +54,7 @@ class Limits:
         }
 
 
-class Silent(Exception):  # noqa: N818 - what the process did, not an error here
+class Silent(Exception):
     """An isolated process that ended, wrote too much or did not answer in time; the text says which."""
 
 
@@ -170,7 +169,8 @@ def _namespace(python: str, prefix: str) -> list[str]:
     return [
         "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session", "--clearenv",
         "--hostname", "sandbox", "--uid", nobody, "--gid", nobody, "--cap-drop", "ALL",
-        "--setenv", "PATH", "/usr/bin", "--setenv", "LD_LIBRARY_PATH", f"{prefix}/lib", "--setenv", "PYTHONHASHSEED", "0",
+        "--setenv", "PATH", "/usr/bin", "--setenv", "LD_LIBRARY_PATH", f"{prefix}/lib",
+        "--setenv", "PYTHONHASHSEED", "0",
         *mounts, "--ro-bind", python, python, "--dev", "/dev", "--remount-ro", "/dev", "--proc", "/proc",
         "--size", str(TMP_BYTES), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/",
     ]  # fmt: skip
@@ -178,9 +178,10 @@ def _namespace(python: str, prefix: str) -> list[str]:
 
 def _probe(command: tuple[str, ...]) -> str | None:
     """None when the command runs a program, else why it does not."""
-    code = "import json, os, resource, _json; print('up' if os.getuid() == %d else 'not alone')" % UNPRIVILEGED
+    code = f"import json, os, resource, _json; print('up' if os.getuid() == {UNPRIVILEGED} else 'not alone')"
+    command = (*command, "-c", code)
     try:
-        done: Any = subprocess.run([*command, "-c", code], capture_output=True, cwd="/", timeout=PROBE_SECONDS, text=True)
+        done = subprocess.run(command, capture_output=True, cwd="/", timeout=PROBE_SECONDS, text=True)
     except subprocess.TimeoutExpired:
         return f"no answer in {PROBE_SECONDS:g} s"
     return None if done.stdout.strip() == "up" else (done.stderr or done.stdout).strip()[-200:] or "it says nothing"

@@ -26,7 +26,7 @@ CHECKER_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
-class Tests:
+class Checks:
     """The tests of one row of a data set."""
 
     context: str
@@ -70,11 +70,11 @@ class Sandbox:
         self._pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)), thread_name_prefix="sandbox")
         self._checkers: queue.SimpleQueue[Isolated] = queue.SimpleQueue()
 
-    def run(self, program: Program, tests: Tests) -> Outcome:
+    def run(self, program: Program, tests: Checks) -> Outcome:
         """The outcome for one program. Raises StageFailed when the tests themselves are broken or have no answer."""
         return self.run_all([(program, tests)])[0]
 
-    def run_all(self, cases: Sequence[tuple[Program, Tests]]) -> list[Outcome]:
+    def run_all(self, cases: Sequence[tuple[Program, Checks]]) -> list[Outcome]:
         """The outcomes of many programs, in order. Threads of the pool start all processes: they live no longer."""
         return list(self._pool.map(lambda case: self._run(*case), cases))
 
@@ -84,19 +84,18 @@ class Sandbox:
         while not self._checkers.empty():
             self._checkers.get().kill()
 
-    def _run(self, program: Program, tests: Tests) -> Outcome:
+    def _run(self, program: Program, tests: Checks) -> Outcome:
         candidate = Isolated(self.command, program_text("candidate"), self.limits.reply_bytes)
-        checker = None
         try:
             checker = self._checker()
-            outcome = _converse(candidate, checker, program, tests, self.limits)
-            self._checkers.put(checker)
-            return outcome
-        except Silent as silent:
-            if checker is not None:
+            try:
+                verdicts = _converse(candidate, checker, program, tests, self.limits)
+            except Silent as silent:
                 checker.kill()  # it hangs over the values that it was given, or was ended for their size
-            count = sum(is_test for _, is_test in tests.statements)
-            return Outcome((False,) * count, f"the tests did not end: {silent}")
+                count = sum(is_test for _, is_test in tests.statements)
+                return Outcome((False,) * count, f"the tests did not end: {silent}")
+            self._checkers.put(checker)
+            return _outcome(verdicts)
         finally:
             candidate.kill()
 
@@ -122,7 +121,7 @@ def shared_sandbox() -> Sandbox:
     return Sandbox()
 
 
-def _converse(candidate: Isolated, checker: Isolated, program: Program, tests: Tests, limits: Limits) -> Outcome:
+def _converse(candidate: Isolated, checker: Isolated, program: Program, tests: Checks, limits: Limits) -> Any:
     """Carry calls to the program and its answers back until the verdicts come. Raises Silent for a silent checker."""
     until = time.monotonic() + limits.seconds
     last = until + CHECKER_SECONDS
@@ -138,7 +137,7 @@ def _converse(candidate: Isolated, checker: Isolated, program: Program, tests: T
             except Silent as silent:
                 gone = str(silent)
         checker.send(reply if gone is None else b"error" + json.dumps(gone).encode(), last)
-    return _outcome(json.loads(line[5:]))
+    return json.loads(line[5:])
 
 
 def _told(candidate: Isolated, request: dict[str, Any], until: float) -> str | None:
@@ -159,7 +158,7 @@ def _outcome(verdicts: Any) -> Outcome:
 @cache
 def program_text(name: str) -> str:
     """The program of a sandboxed process: the modules that it needs, made from their sources, and then its own."""
-    lines = ["import sys", "module = type(sys)"]
+    lines = ["from __future__ import annotations", "import sys", "module = type(sys)"]
     for part in ("channel", "values"):
         text = (INSIDE / f"{part}.py").read_text(encoding="utf-8")
         place = f"sys.modules['pipeline.rewards.sandboxed.{part}']"

@@ -15,8 +15,7 @@ TEMPLATE = "math_cot"
 
 
 def boxed(text: str) -> str | None:
-    """What the last `\\boxed{...}`, `\\fbox{...}` or `\\boxed x` of a text holds; None without one or when it never ends.
-    """
+    """What the last `\\boxed{...}`, `\\fbox{...}` or `\\boxed x` holds; None without one or when it never ends."""
     start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
     if start < 0:
         return None

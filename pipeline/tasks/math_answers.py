@@ -42,10 +42,10 @@ def after_hashes(text: str) -> str | None:
 def number(text: str) -> Fraction | None:
     """The value of a text that is one number: `1,000`, `$5.00`, `-3`, `40%` (40), `18 dollars`; None for any other."""
     found = _NUMBER.fullmatch(text.strip().strip("*`").strip())
-    if found is None or not found["digits"]:
+    if found is None or not found["digits"] or (found["sign"] and found["sign2"]):
         return None
     value = Fraction(found["digits"].replace(",", ""))
-    return -value if (found["sign"] in "-−" and found["sign"]) or found["sign2"] else value
+    return value if (found["sign"] or found["sign2"]) in ("", "+") else -value
 
 
 _WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
@@ -97,7 +97,7 @@ def grade(completion: str, reference: str | None) -> Score:
     if wanted is not None and given is not None:
         return _score(wanted == given, str(stated), reference)
     gold = parse(delimited(reference))
-    if not gold:
+    if not gold or isinstance(gold[0], str):
         return Score(None, stated, f"the reference {reference[:60]!r} cannot be read as mathematics")
     found = parse(delimited(stated) if stated else readable(text))
     if not found:

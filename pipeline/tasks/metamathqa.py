@@ -1,4 +1,4 @@
-"""MetaMathQA (Yu et al. 2023, arXiv 2309.12284): problems made from GSM8K and MATH; responses end `The answer is: 32`."""
+"""MetaMathQA (Yu et al. 2023, arXiv 2309.12284): GSM8K and MATH, augmented; responses end `The answer is: 32`."""
 
 from __future__ import annotations
 

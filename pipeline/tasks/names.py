@@ -14,12 +14,17 @@ from pipeline.tasks.score import Score
 class Task(Protocol):
     """What the module of a task has."""
 
-    SPLITS: tuple[str, ...]
-    """The splits of its published data set."""
-    FORMATS: tuple[dict[str, type], ...]
-    """Fields that a row has, with their types; a row fits one of them."""
-    TEMPLATE: str
-    """Its usual template."""
+    @property
+    def SPLITS(self) -> tuple[str, ...]:
+        """The splits of its published data set."""
+
+    @property
+    def FORMATS(self) -> tuple[Mapping[str, type], ...]:
+        """Fields that a row has, with their types; a row fits one of them."""
+
+    @property
+    def TEMPLATE(self) -> str:
+        """Its usual template."""
 
     def example(self, row: Mapping[str, Any], /) -> Example:
         """What a row asks and how it is answered."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from _json import encode_basestring_ascii
-from typing import Any
 
 from pipeline.rewards.sandboxed.channel import limit, open_channel
 from pipeline.rewards.sandboxed.values import decode, encode
+
+TYPE_CHECKING = False  # as in typing, which takes longer to import than all else here
+if TYPE_CHECKING:
+    from typing import Any
 
 NAMES = {"null": None, "true": True, "false": False}
 MOST_TRIMMED = 100

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from typing import BinaryIO
+
+TYPE_CHECKING = False  # as in typing, which takes longer to import than all else here
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 
 def limit(limits: dict[str, int]) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any, BinaryIO
 
 from pipeline.rewards.sandboxed.channel import limit, open_channel
 from pipeline.rewards.sandboxed.values import decode, encode
+
+TYPE_CHECKING = False  # as in typing, which takes longer to import than all else here
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, BinaryIO
 
 
 class Foreign:
@@ -17,7 +20,7 @@ class Foreign:
         self.number = number
 
 
-class Failed(Exception):  # noqa: N818 - it is not this process that errs
+class Failed(Exception):
     """A call of the tested program that gave no value."""
 
 

@@ -1,15 +1,18 @@
 """Values as text between two sandboxes: plain types by their kind, everything else as the number of a held object.
 
 A text is a value of JSON and, with `null`, `true` and `false` as names, a Python expression of the same meaning: None,
-truth values, whole numbers up to 2**53 and ASCII texts stand for themselves, a list is `[kind, parts...]`. Kinds are the
-base types exactly: an instance of a subclass goes as what its base holds, so that no method of it goes along.
+truth values, whole numbers up to 2**53 and ASCII texts stand for themselves, a list is `[kind, parts...]`. Kinds are
+the base types exactly: an instance of a subclass goes as what its base holds, so that no method of it goes along.
 """
 
 from __future__ import annotations
 
 from _json import encode_basestring_ascii
-from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False  # as in typing, which takes longer to import than all else here
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 DEEPEST = 60
 LONGEST_ITERATOR = 10_000
@@ -17,7 +20,7 @@ _EXACT = 2**53
 
 
 def encode(value: Any, hold: Callable[[Any], int], depth: int = 0) -> str:
-    """The text of a value. `hold` numbers what is no plain data, or raises TypeError. Raises ValueError when too deep."""
+    """The text of a value. `hold` numbers what is no plain data. Raises ValueError when it is nested too deeply."""
     if depth > DEEPEST:
         raise ValueError("nested too deeply")
     if value is None or value is True or value is False:
