@@ -16,7 +16,7 @@ from pipeline.run import HOME, RunDir
 from pipeline.settings import Tree
 
 NOT_IN_RESULTS = (
-    "logging_", "log_", "dataloader_", "ddp_timeout", "disable_tqdm", "micro_batch_size", "checkpoint",
+    "logging_", "log_", "dataloader_", "ddp_timeout", "disable_tqdm", "micro_batch_size", "batch_size", "checkpoint",
 )  # fmt: skip
 """Beginnings of section keys that do not change what a stage makes."""
 

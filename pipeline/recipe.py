@@ -168,6 +168,12 @@ class Resources(Section):
     """Seconds before the time limit at which the stage saves and goes back to the queue; at most a quarter of it."""
     stalled_requeues: Positive = 3
     """Requeues in a row without a newer checkpoint after which the stage fails."""
+    remedies: Count = 3
+    """Most changes that failures may make by themselves (micro-batch, memory, node, debug settings); 0: none."""
+    exclude: list[str] = Field(default_factory=list)
+    """Nodes that its jobs must not get."""
+    debug: bool = False
+    """Debug settings of torch.distributed and NCCL."""
 
     @field_validator("time")
     @classmethod
@@ -182,6 +188,14 @@ class Resources(Section):
         if not re.fullmatch(r"[1-9]\d*[MGT]", value):
             raise ValueError("memory is written as a number with M, G or T, such as 32G")
         return value
+
+    @field_validator("exclude")
+    @classmethod
+    def _exclude(cls, values: list[str]) -> list[str]:
+        for value in values:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._\[\],-]*", value):
+                raise ValueError(f"{value!r} is not the name of a node")
+        return values
 
     @model_validator(mode="after")
     def _launch(self) -> Resources:

@@ -58,6 +58,13 @@ def health(run: RunDir, recipe: Recipe) -> None:
             console.print(f"warning: {stage}: {found}", markup=False, soft_wrap=True)
 
 
+def remedies(run: RunDir, recipe: Recipe) -> None:
+    """What failures changed by themselves, a line each."""
+    for entry in recipe.stages:
+        for remedy in run.remedies(entry.name):
+            console.print(f"{entry.name} {remedy.told()}", markup=False, soft_wrap=True)
+
+
 def health_found(run: RunDir, stage: str) -> list[str]:
     """What a stage's training health checks have found, with the step, in that order."""
     return [f"{line['health']} (step {line['step']})" for line in run.read_metrics(stage) if "health" in line]

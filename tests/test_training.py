@@ -27,7 +27,7 @@ from pipeline.training import scratch
 from pipeline.training.batch import Batch, derive
 from pipeline.training.callbacks import health_warnings
 from pipeline.training.encode import IGNORED, check_lengths, encode
-from pipeline.training.launch import gpus_at_hand, launch_command, processes
+from pipeline.training.launchers import gpus_at_hand, launch_command, processes
 from pipeline.training.models import (
     end_of_turn,
     load_for_inference,

@@ -10,6 +10,7 @@ from pipeline import dag
 from pipeline.cluster import ClusterFile
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
+from pipeline.remedies import propose
 from pipeline.run import RunDir
 from pipeline.snapshot import take_snapshot
 from pipeline.submit import slurm, submitit, transaction
@@ -20,18 +21,23 @@ from pipeline.submit.status import StageStatus, status
 
 
 def retry_run(
-    run: RunDir, recipe: Recipe, cluster: ClusterFile, stage: str | None, console: Console
+    run: RunDir, recipe: Recipe, cluster: ClusterFile, stage: str | None, console: Console, *, ending: bool = False
 ) -> dict[str, str] | None:
     """Start the failed stages of a run again, or only `stage`; job ids of all that is queued now, None for nothing.
 
     It goes the way that the run went, with the copy of the code that it was launched with and the site's facts as they
-    are now. The caller holds the lock. Raises UserError when `stage` has not failed or needs one that has.
+    are now. `ending`: the stage's own job asks, which has failed and ends after this. The caller holds the lock.
+    Raises UserError when `stage` has not failed or needs one that has.
     """
     transaction.adopt(run)
     states = {each.stage: each for each in status(run, recipe)}
-    wanted = _wanted(run, recipe, states, stage)
+    wanted = [stage] if ending and stage else _wanted(run, recipe, states, stage)
     if not wanted:
         return None
+    if not ending:
+        for name in wanted:
+            _remedy(run, recipe, states[name])
+    recipe = run.with_remedies(recipe)
     launch = run.read_resolved()[1]
     code = run.code(str(launch.get("code")))
     plan = make_plan(recipe, run, cluster, Choice(), code if code.is_dir() else None)
@@ -67,6 +73,17 @@ def _wanted(run: RunDir, recipe: Recipe, states: dict[str, StageStatus], stage: 
         raise UserError(f"{stage} needs {before[0]}, which failed too", where=f"run {run.name}", do=f"retry {run.name}")
     after = dag.descendants(stages, stage)
     return [name for name in broken if name == stage or name in after]
+
+
+def _remedy(run: RunDir, recipe: Recipe, state: StageStatus) -> None:
+    """Record what changes after a failure that took the job body too, so that only Slurm can tell of it."""
+    failure = {"OUT_OF_MEMORY": "memory", "NODE_FAIL": "node"}.get(state.slurm)
+    before, attempt = run.remedies(state.stage), state.attempt or 0
+    if failure and not any(each.attempt == attempt for each in before):
+        node = str(run.state(state.stage).get("node", ""))
+        remedy = propose(recipe, state.stage, attempt, failure, f"Slurm says {state.slurm}", node, before)
+        if remedy:
+            run.add_remedy(remedy)
 
 
 def _only(plan: Plan, names: list[str]) -> Plan:

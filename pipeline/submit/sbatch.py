@@ -40,6 +40,7 @@ def sbatch_lines(name: str, resources: Resources, *, memory: bool = True) -> lis
     ]
     lines += [f"--mem={resources.memory}"] if memory else []
     lines += [f"--gres=gpu:{resources.gpus}"] if resources.gpus else []
+    lines += [f"--exclude={','.join(resources.exclude)}"] if resources.exclude else []
     lines += ["--output=logs/%x_%j.out", "--open-mode=append", "--requeue", f"--signal=B:USR1@{stop_lead(resources)}"]
     return [f"#SBATCH {line}" for line in lines]
 

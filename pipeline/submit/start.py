@@ -32,7 +32,8 @@ def resolve(
     changes = [*overrides, *([f"model.base={model}", "model.scratch=null"] if model else [])]
     recipe = _absolute_paths(load_recipe(recipe_file(HOME, word), changes))
     cluster = load_cluster()
-    return recipe, RunDir(output_root(cluster), run_name or recipe.name), cluster
+    run = RunDir(output_root(cluster), run_name or recipe.name)
+    return run.with_remedies(recipe), run, cluster
 
 
 def _absolute_paths(recipe: Recipe) -> Recipe:

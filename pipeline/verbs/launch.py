@@ -102,14 +102,19 @@ def plan(
     show.plan(make_plan(settings, folder, cluster, Choice(replace=replace)), as_json)
 
 
-def retry(name: RunArgument, stage: StageArgument = None, as_json: AsJson = False) -> None:
+def retry(
+    name: RunArgument,
+    stage: StageArgument = None,
+    ending: Annotated[bool, typer.Option("--ending", hidden=True, help="the stage's job itself asks")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Submit what failed again, as it was; stages that wait for it keep their jobs."""
     words_to_stderr(as_json)
     folder, settings = open_run(name)
     check_stage(folder, settings, stage)
     before = {entry.name: str(folder.submission(entry.name).get("job") or "") for entry in settings.stages}
     with folder.locked():
-        jobs = retry_run(folder, settings, load_cluster(), stage, show.console)
+        jobs = retry_run(folder, settings, load_cluster(), stage, show.console, ending=ending)
     if jobs is None:
         show.console.print("nothing to retry: no stage of this run has failed")
     else:

@@ -56,6 +56,7 @@ def status(
         print_json(_status_json(folder, states, seen) | ({"events": folder.events()} if events else {}))
         return
     show.states(states, seen)
+    show.remedies(folder, settings)
     show.health(folder, settings)
     if events:
         show.events(folder.events())
@@ -63,7 +64,14 @@ def status(
 
 def _status_json(folder: RunDir, states: list[StageStatus], seen: Look) -> dict[str, Any]:
     queue = {"seen": seen.seen, "age_seconds": seen.age, "error": seen.error}
-    stages = [{**each.as_dict(), "health": show.health_found(folder, each.stage)} for each in states]
+    stages = [
+        {
+            **each.as_dict(),
+            "health": show.health_found(folder, each.stage),
+            "remedies": [remedy.as_dict() for remedy in folder.remedies(each.stage)],
+        }
+        for each in states
+    ]
     return {"run": folder.name, "stages": stages, "queue": queue}
 
 
