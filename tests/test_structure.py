@@ -22,6 +22,7 @@ LAYERS = [
         "recipe",
         "recipe_data",
         "recipe_rewards",
+        "recipe_questions",
         "cluster",
         "records",
         "settings",

@@ -24,8 +24,9 @@ from pipeline.run import RunDir, now
 from pipeline.settings import dump_yaml
 
 CURVES = (
-    "loss", "dev_f1", "dev_share_yes", "dev_true_steps", "reward", "reward_std", "kl", "completions/mean_length",
-    "grad_norm", "share_yes", "true_steps", "frac_reward_zero_std", "mean_token_accuracy", "entropy", "learning_rate",
+    "loss", "dev_f1", "dev_accuracy", "dev_share_yes", "dev_true_steps", "reward", "reward_std", "kl",
+    "completions/mean_length", "grad_norm", "share_yes", "accuracy", "true_steps", "frac_reward_zero_std",
+    "mean_token_accuracy", "entropy", "learning_rate",
 )  # fmt: skip
 """Metrics that are drawn, in this order; the parts of the reward come after the reward."""
 
@@ -79,6 +80,12 @@ def _results(comparison: Comparison | None, found: Mapping[str, Predictions]) ->
     """What the page shows of the comparison and of the rows."""
     if comparison is None:
         return {"comparison": None, "rows": [], "examples": {}, "sets": {}}
+    if comparison.solved:
+        intervals = {name: model.accuracy for name, model in comparison.solved.items()}
+        picture = interval_chart(intervals, {}, None)
+        lines = difference_lines(comparison)
+        return {"comparison": None, "rows": [], "examples": {}, "sets": {}, "solved": comparison, "chart": picture,
+                "differences": lines}  # fmt: skip
     usable = found if len({len(each.rows) for each in found.values()}) <= 1 else {}
     listed = changes.lines(comparison, usable)
     return {

@@ -10,7 +10,7 @@ import json
 import os
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StageFailed
+from pipeline.recipe_questions import GRADED
 from pipeline.rewards.isolation import Isolated, Limits, Silent, isolated_python
 
 INSIDE = Path(__file__).parent / "sandboxed"
@@ -119,6 +120,12 @@ class Sandbox:
 def shared_sandbox() -> Sandbox:
     """The sandbox of this process. Raises UserError where none can be made."""
     return Sandbox()
+
+
+def require_sandbox(tasks: Iterable[str]) -> None:
+    """Raise UserError, before any work is done, where programs are to be tested and cannot be isolated."""
+    if any(GRADED.get(task) == "code_execution" for task in tasks):
+        shared_sandbox()
 
 
 def _converse(candidate: Isolated, checker: Isolated, program: Program, tests: Checks, limits: Limits) -> Any:

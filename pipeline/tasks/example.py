@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -49,3 +50,17 @@ def completion_text(example: Example, template: str) -> str | None:
     final = TEMPLATES[template].final.format(answer=example.answer) if example.answer is not None else ""
     solution = "" if template == "math_answer" and final else example.solution or ""
     return "\n".join(part for part in (solution, final) if part) or None
+
+
+_FORMS = {
+    "math_cot": re.compile(r"\\boxed\{.+\}\W*\Z", re.DOTALL),
+    "math_answer": re.compile(r"\s*\\boxed\{.+\}\W*\Z", re.DOTALL),
+    "math_hash": re.compile(r"^#### *\S[^\n]*\s*\Z", re.MULTILINE),
+    "code_block": re.compile(r"^```python\n.*^```\s*\Z", re.MULTILINE | re.DOTALL),
+}
+
+
+def has_form(completion: str, template: str) -> bool:
+    """Whether a completion ends in its answer, worded as its template asks; always so where it asks for nothing."""
+    form = _FORMS.get(template)
+    return form is None or bool(form.search(completion))

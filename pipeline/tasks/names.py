@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from pipeline.errors import UserError
+from pipeline.recipe_questions import GRADED
 from pipeline.tasks import arithmetic, codealpaca, gsm8k, humaneval, magicoder, math, mbpp, metamathqa
 from pipeline.tasks.example import Example
 from pipeline.tasks.score import Score
+
+WAITING = 16
+"""Threads that wait for sandboxes; how many of these there are at once the sandbox decides."""
 
 
 class Task(Protocol):
@@ -66,3 +71,10 @@ def score(task: str, completion: str, row: Mapping[str, Any]) -> Score:
     """The verdict on a completion for a row in the published format. Raises UserError for a row of another format."""
     check_row(task, row, "the row")
     return TASKS[task].score(completion, row)
+
+
+def score_all(cases: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[Score]:
+    """The verdicts on many (task, completion, row), in order; programs are tested several at once."""
+    with ThreadPoolExecutor(WAITING) as pool:
+        waiting = [pool.submit(score, *case) if GRADED.get(case[0]) == "code_execution" else None for case in cases]
+        return [score(*case) if one is None else one.result() for case, one in zip(cases, waiting, strict=True)]
