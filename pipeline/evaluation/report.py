@@ -79,7 +79,7 @@ def _predictions(run: RunDir, names: Iterable[str], broken: list[str]) -> dict[s
 def _results(comparison: Comparison | None, found: Mapping[str, Predictions]) -> dict[str, Any]:
     """What the page shows of the comparison and of the rows."""
     if comparison is None:
-        return {"comparison": None, "rows": [], "examples": {}, "sets": {}}
+        return {"comparison": None, "solved": None, "rows": [], "examples": {}, "sets": {}}
     if comparison.solved:
         intervals = {name: model.accuracy for name, model in comparison.solved.items()}
         picture = interval_chart(intervals, {}, None)
@@ -90,6 +90,7 @@ def _results(comparison: Comparison | None, found: Mapping[str, Predictions]) ->
     listed = changes.lines(comparison, usable)
     return {
         "comparison": comparison,
+        "solved": None,
         **_numbers(comparison),
         "sets": {name: {"comparison": each, **_numbers(each)} for name, each in comparison.sets.items()},
         "baseline_name": baseline_name,
