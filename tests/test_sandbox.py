@@ -39,10 +39,18 @@ def bubblewrap() -> None:
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    made = Sandbox(Limits(seconds=3.0, cpu_seconds=2))
+    made = Sandbox()
     yield made
     made.close()
     assert not descendants(), "processes outlive the sandbox"
+
+
+@pytest.fixture(scope="module")
+def short(sandbox: Sandbox) -> Iterator[Sandbox]:
+    """For programs that may well never end."""
+    made = Sandbox(Limits(seconds=3.0, cpu_seconds=2))
+    yield made
+    made.close()
 
 
 def descendants() -> list[str]:
@@ -111,7 +119,7 @@ def world(public: Path) -> Iterator[World]:
 
 def test_without_the_sandbox_they_would_succeed(sandbox: Sandbox, world: World) -> None:
     """The same programs by the same Python and user, not isolated: what the tests below find kept is kept by it."""
-    bare = Sandbox(Limits(seconds=3.0), workers=1)
+    bare = Sandbox(workers=1)
     place = bare.command.index(str(shutil.which("bwrap")))
     bare.command = (*bare.command[:place], *bare.command[-5:])
     arguments = str(world.folder), world.server.getsockname()[1]
@@ -125,17 +133,17 @@ def test_without_the_sandbox_they_would_succeed(sandbox: Sandbox, world: World) 
 
 
 @pytest.mark.parametrize("name", HARMFUL)
-def test_a_harmful_program_changes_nothing_and_ends(name: str, sandbox: Sandbox, world: World) -> None:
+def test_a_harmful_program_changes_nothing_and_ends(name: str, short: Sandbox, world: World) -> None:
     port = world.server.getsockname()[1]
-    outcome = sandbox.run(Program(HARMFUL[name]), asking(repr(world.secret), str(world.folder), port))
+    outcome = short.run(Program(HARMFUL[name]), asking(repr(world.secret), str(world.folder), port))
     assert outcome.passed == (False,), name
     assert outcome.reason
     world.check()
 
 
 @pytest.mark.parametrize("name", CHEATING)
-def test_a_cheating_program_does_not_pass(name: str, sandbox: Sandbox, world: World) -> None:
-    outcome = sandbox.run(Program(CHEATING[name]), asking(repr(world.secret), 1))
+def test_a_cheating_program_does_not_pass(name: str, short: Sandbox, world: World) -> None:
+    outcome = short.run(Program(CHEATING[name]), asking(repr(world.secret), 1))
     assert outcome.passed == (False,), name
 
 
