@@ -100,7 +100,7 @@ def grade(completion: str, reference: str | None) -> Score:
     if not gold or isinstance(gold[0], str):
         return Score(None, stated, f"the reference {reference[:60]!r} cannot be read as mathematics")
     found = parse(delimited(stated) if stated else readable(text))
-    if not found:
+    if not found or not re.search(r"\w", str(found[-1])):
         return Score(False, None, "no answer could be found")
     return _score(same(gold, found), str(found[-1]), reference, parts_right(gold[0], found[0]))
 
