@@ -30,9 +30,13 @@ from pipeline.evaluation.predictions import (
 from pipeline.evaluation.report import write_report
 from pipeline.evaluation.schema import BASE
 from pipeline.recipe import Evaluate, Recipe
+from pipeline.recipe_questions import task_of
 from pipeline.records import file_hash, remove
+from pipeline.rewards.sandbox import require_sandbox
 from pipeline.run import RunDir, now
 from pipeline.stages.rows import read_rows
+from pipeline.stages.solving import compared as solved_comparison
+from pipeline.stages.solving import solve
 from pipeline.tasks.corr2cause import score
 from pipeline.training.ranks import rank, redirect_output
 from pipeline.training.stop import StopFlag, end_stopped
@@ -53,6 +57,13 @@ def main(logs: Path, stage: str, model: Path | None = None, name: str | None = N
     models = {name or stage: str(model)} if model else run_models(recipe, run)
     if not model:
         run.cut_metrics(stage, 0)  # an interrupted evaluation logs all its models again
+    if recipe.task != "corr2cause":
+        require_sandbox([task_of(recipe, "test")])
+        for each, source in models.items():
+            solve(recipe, run, stage, rows, make_header(recipe, run, stage, each, source, data.name, len(rows)), stop)
+        comparison = solved_comparison(recipe, run, stage, rows)
+        fail_for_refused(comparison, [each for each in models if each != BASE or not recipe.model.scratch])
+        return
     for each, source in models.items():
         predictions = predict(recipe, run, stage, each, source, rows, data.name, stop)
         run.log_metrics(stage, {"model": each, "rows": len(predictions.rows)})
@@ -88,20 +99,7 @@ def predict(
     Ends this process when the stage shall stop, what was answered so far kept.
     """
     own: Evaluate = recipe.own(stage)
-    header = Header(
-        model=source,
-        revision=recipe.model.revision if source == recipe.model.base else None,
-        model_fingerprint=model_fingerprint(source, recipe.model.revision),
-        recipe=recipe.name,
-        run=run.name,
-        stage=name,
-        data_fingerprint=data,
-        seed=recipe.seed,
-        created=now(),
-        generation=own.model_dump(exclude={"bootstrap"}),
-        versions={package: version(package) for package in PACKAGES},
-        rows=len(rows),
-    )
+    header = make_header(recipe, run, stage, name, source, data, len(rows))
     path = run.predictions(name)
     before = kept_predictions(path, header)
     if before is not None:
@@ -113,6 +111,24 @@ def predict(
     write_predictions(path, predictions)
     remove([answers.path])
     return predictions
+
+
+def make_header(recipe: Recipe, run: RunDir, stage: str, name: str, source: str, data: str, rows: int) -> Header:
+    """What stands at the top of a model's prediction file."""
+    return Header(
+        model=source,
+        revision=recipe.model.revision if source == recipe.model.base else None,
+        model_fingerprint=model_fingerprint(source, recipe.model.revision),
+        recipe=recipe.name,
+        run=run.name,
+        stage=name,
+        data_fingerprint=data,
+        seed=recipe.seed,
+        created=now(),
+        generation=recipe.own(stage).model_dump(exclude={"bootstrap"}),
+        versions={package: version(package) for package in PACKAGES},
+        rows=rows,
+    )
 
 
 def kept_predictions(path: Path, header: Header) -> Predictions | None:
