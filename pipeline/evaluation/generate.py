@@ -17,6 +17,23 @@ class Completion:
     text: str
     tokens: int
     ended: bool
+    p_yes: float | None = None
+    """Probability of Yes against No, where the answer was scored by it."""
+
+
+class Progress:
+    """Says every ten seconds how many rows are done."""
+
+    def __init__(self, name: str, rows: int) -> None:
+        """Without a name nothing is said."""
+        self.name, self.rows = name, rows
+        self.started = self.printed = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        """`done` rows have an answer now."""
+        if self.name and time.monotonic() - self.printed > PROGRESS_SECONDS:
+            self.printed = time.monotonic()
+            print(f"{self.name}: {done}/{self.rows} rows, {self.printed - self.started:.0f} s", flush=True)
 
 
 def complete(
@@ -43,7 +60,7 @@ def complete(
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     found: dict[int, Completion] = dict(known or {})
     was_training = model.training
-    started = printed = time.monotonic()
+    told = Progress(progress, len(prompts))
     model.eval()
     try:
         with torch.inference_mode(), torch.random.fork_rng():
@@ -57,9 +74,7 @@ def complete(
                 found |= made
                 if on_batch:
                     on_batch(made)
-                if progress and time.monotonic() - printed > PROGRESS_SECONDS:
-                    printed = time.monotonic()
-                    print(f"{progress}: {len(found)}/{len(prompts)} rows, {printed - started:.0f} s", flush=True)
+                told(len(found))
     finally:
         model.train(was_training)
     return [found[index] for index in range(len(prompts))]
