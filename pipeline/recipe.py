@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.recipe_data import Data
+from pipeline.recipe_evaluate import Evaluate
 from pipeline.recipe_rewards import Rewards
-from pipeline.settings import Count, Positive, Section, Share, Tree
+from pipeline.settings import Count, Positive, Section, Share, StageSettings, Tree
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Names of runs and stages: they become folder names, Slurm job names and parts of file names."""
@@ -70,12 +71,6 @@ class Model(Section):
         return self
 
 
-class StageSettings(Section):
-    """Own keys of a stage's section, and what a stage of this kind makes."""
-
-    makes: ClassVar[Literal["dataset", "model", "results"]]
-
-
 class Preprocess(StageSettings):
     """The preprocess stage has no settings of its own: see `data`."""
 
@@ -130,19 +125,6 @@ class Grpo(StageSettings):
                 f"global_batch_size {self.global_batch_size} must divide by num_generations {self.num_generations}"
             )
         return self
-
-
-class Evaluate(StageSettings):
-    """How models are asked and how their answers are counted."""
-
-    makes = "results"
-
-    max_new_tokens: Positive = 512
-    batch_size: Positive = 32
-    temperature: Annotated[float, Field(ge=0)] = 0.0
-    """0 is greedy."""
-    bootstrap: Positive = 2000
-    """Resamples of whole premises for the intervals."""
 
 
 KINDS: dict[str, type[StageSettings]] = {"preprocess": Preprocess, "sft": Sft, "grpo": Grpo, "evaluate": Evaluate}

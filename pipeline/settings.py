@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +23,12 @@ class Section(BaseModel):
     """Base of every settings class: unknown keys refused, no silent conversion, immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class StageSettings(Section):
+    """Own keys of a stage's section, and what a stage of this kind makes."""
+
+    makes: ClassVar[Literal["dataset", "model", "results"]]
 
 
 SectionT = TypeVar("SectionT", bound=Section)

@@ -24,11 +24,11 @@ MESSAGES = [message(row.premise, row.hypothesis, "default") for row in ROWS]
 GROUPS = [row.premise for row in ROWS]
 
 
-def scratch(folder: Path, architecture: str, split: str) -> Path:
+def scratch(folder: Path, architecture: Any, split: Any) -> Path:
     settings = ScratchModel(
         architecture=architecture, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=1024, tokenizer=Tokenizer(vocab_size=600, split=split),
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     save_scratch(settings, [*MESSAGES, "Therefore: Yes", "Therefore: No"] * 2, folder, 3)
     return folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.schema import read_comparison
+from pipeline import dag
+from pipeline.evaluation.schema import Comparison, read_comparison
+from pipeline.evaluation.sets import named_set
 from pipeline.load import load_recipe, recipe_file
 from pipeline.run import HOME, RunDir
+from pipeline.stages.preprocess import TRAINED
 
 SHORT = ["data.rows.sft=8", "data.rows.grpo=8", "data.rows.dev=4", "data.rows.test=12"]
 
@@ -68,3 +72,67 @@ def test_predictions_of_other_data_are_named_and_not_counted(run: RunDir) -> Non
     assert comparison is not None
     assert "another version of the data" in comparison.refused["stale"] and "stale" not in comparison.models
     assert path.read_text(encoding="utf-8") == old
+
+
+def evaluated(run: RunDir, *overrides: str) -> Comparison:
+    """The comparison when the stage has run again with these settings."""
+    recipe, extra = run.read_resolved()
+    run.write_resolved(load_recipe(recipe_file(HOME, "smoke"), [*SHORT, *overrides]), extra)
+    done = stage(run, "evaluate", "--model", str(run.model("base")), "--name", "first")
+    run.write_resolved(recipe, extra)
+    assert done.returncode == 0, done.stderr
+    found = read_comparison(run.comparison)
+    assert found is not None
+    return found
+
+
+@pytest.mark.training
+def test_answers_are_scored_on_further_sets(run: RunDir) -> None:
+    sets = ["corrected", "refactorized", "variables-7"]
+    overrides = ["evaluate.mode=answer", f"evaluate.sets=[{','.join(sets)}]", "evaluate.set_rows=30"]
+    found = evaluated(run, *overrides)
+    assert list(found.sets) == sets
+    assert [each.data["rows"] for each in found.sets.values()] == [1162, 2246, 30]
+    assert found.sets["refactorized"].data["published_test"] == "refactorization"
+    assert found.sets["corrected"].baselines["solver"].f1 == 1.0
+    assert found.sets["variables-7"].data["num_variables"] == [7]
+    for each in (found, *found.sets.values()):
+        result = each.models["first"]
+        assert result.calibration is not None and result.calibration.rows == each.data["rows"]
+        assert result.unparsable == 0 and len(each.baselines) > 5
+    assert "Test set refactorized" in run.report.read_text(encoding="utf-8")
+    before = {path: path.read_bytes() for path in run.prediction_files("corrected")}
+    assert evaluated(run, *overrides).sets["corrected"] and before == {path: path.read_bytes() for path in before}
+
+
+@pytest.mark.training
+def test_rows_of_trained_classes_are_left_out_and_told(run: RunDir) -> None:
+    recipe, _ = run.read_resolved()
+    path = dag.dataset_of(recipe, run) / TRAINED
+    trained = path.read_text(encoding="utf-8")
+    assert json.loads(trained)
+    path.write_text(json.dumps([row.mec for row in named_set("corrected", 0, frozenset(), 1).rows[:1]]))
+    found = evaluated(run, "evaluate.mode=answer", "evaluate.sets=[corrected]").sets["corrected"]
+    path.write_text(trained, encoding="utf-8")
+    assert found.data["left_out"] > 0 and found.data["rows"] == 1162 - found.data["left_out"]
+    assert "published_test" not in found.data
+
+
+@pytest.mark.training
+def test_weights_that_are_not_finite_have_no_probabilities(run: RunDir, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "broken"
+    shutil.copytree(run.model("base"), broken)
+    for path in broken.glob("*.safetensors"):
+        weights = {name: torch.full_like(each, torch.nan) for name, each in load_file(path).items()}
+        save_file(weights, path, metadata={"format": "pt"})
+    evaluated(run, "evaluate.mode=answer")
+    recipe, extra = run.read_resolved()
+    run.write_resolved(load_recipe(recipe_file(HOME, "smoke"), [*SHORT, "evaluate.mode=answer"]), extra)
+    done = stage(run, "evaluate", "--model", str(broken), "--name", "nan")
+    run.write_resolved(recipe, extra)
+    assert done.returncode == 1 and "no finite probability of Yes and No" in done.stderr
+    found = read_comparison(run.comparison)
+    assert found is not None and "nan" in found.refused and "nan" not in found.models

@@ -21,6 +21,7 @@ LAYERS = [
         "dag",
         "recipe",
         "recipe_data",
+        "recipe_evaluate",
         "recipe_rewards",
         "cluster",
         "records",

@@ -155,9 +155,9 @@ def _score(model: Any, read: tuple[Any, Any], rows: Sequence[Asked], answers: Se
     lines = torch.arange(len(rows), device=device)[:, None]
     scores = logits[lines, wanted].float().log_softmax(-1)  # (rows, tokens of an answer, vocabulary)
     steps = torch.arange(len(answers[0]), device=device)
-    return torch.stack(
-        [scores[:, steps, torch.tensor(answer, device=device)].sum(-1) for answer in answers], dim=-1
-    ).tolist()  # fmt: skip
+    said = [scores[:, steps, torch.tensor(answer, device=device)].sum(-1) for answer in answers]
+    found: list[list[float]] = torch.stack(said, dim=-1).tolist()
+    return found
 
 
 def _likelier(place: int, scores: Sequence[float], prefix: str, answers: Sequence[Tokens]) -> Completion:

@@ -39,10 +39,12 @@ def compare(
 
     Each stage is set against the one before it, a model that is no stage against the base model. A model that says
     nothing in any row is named in `refused`, beside those given (name -> why), and not counted. Raises UserError when
-    two models were asked different rows, and when no model says anything.
+    two models were asked different rows, and when no model says anything; StageFailed when there is none at all.
     """
     order = [name for name in (BASE, *stages) if name in predictions]
     order += sorted(set(predictions) - set(order))
+    if not order:
+        raise StageFailed(next(iter((refused or {}).values()), "no model has predictions"))
     first = predictions[order[0]]
     for name in order[1:]:
         _same_rows(order[0], first, name, predictions[name])
@@ -95,8 +97,9 @@ def _baselines(predictions: Predictions, known: Known) -> dict[str, dict[str, fl
 def fail_for_refused(comparison: Comparison, models: Iterable[str]) -> None:
     """Raise StageFailed when one of these models is among the refused ones."""
     for name in models:
-        if name in comparison.refused:
-            raise StageFailed(comparison.refused[name])
+        for one in (comparison, *comparison.sets.values()):
+            if name in one.refused:
+                raise StageFailed(one.refused[name])
 
 
 def write_comparison(path: Path, comparison: Comparison) -> None:

@@ -30,6 +30,8 @@ from pipeline.trainer_options import option_default
 
 SCRATCH = "base"
 """Folder of the scratch model within the processed data set: its tokenizer made the tokens."""
+TRAINED = "training_classes.json"
+"""Names of the classes of the training rows: no test row may have one of them."""
 TOKENIZER_ROWS = 20000
 """Rows that a scratch tokenizer is trained on: more add no statement that these lack."""
 
@@ -89,6 +91,7 @@ def make_dataset(recipe: Recipe, folder: Path) -> None:
         write_tokens(recipe, folder, name, parts.rows[name], completions[name], tokenizer, end_of_turn(tokenizer))
     for name in parts.rows.keys() - completions.keys():
         write_rows(folder / f"{name}.jsonl", prompts(recipe, parts.rows[name], tokenizer))
+    write_json(folder / TRAINED, sorted({row.mec for name in recipe.training_stages() for row in parts.rows[name]}))
     write_summary(recipe, folder, parts, tokenizer, figures)
 
 
