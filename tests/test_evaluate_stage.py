@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 
 from pipeline import dag
+from pipeline.errors import UserError
 from pipeline.evaluation.schema import Comparison, read_comparison
-from pipeline.evaluation.sets import named_set
+from pipeline.evaluation.sets import published_rows
 from pipeline.load import load_recipe, recipe_file
+from pipeline.recipe_evaluate import Evaluate
 from pipeline.run import HOME, RunDir
+from pipeline.stages.evaluate import test_sets as sets_of_run
 from pipeline.stages.preprocess import TRAINED
 
 SHORT = ["data.rows.sft=8", "data.rows.grpo=8", "data.rows.dev=4", "data.rows.test=12"]
@@ -106,16 +109,20 @@ def test_answers_are_scored_on_further_sets(run: RunDir) -> None:
 
 
 @pytest.mark.training
-def test_rows_of_trained_classes_are_left_out_and_told(run: RunDir) -> None:
+def test_rows_of_trained_classes_are_left_out(run: RunDir) -> None:
     recipe, _ = run.read_resolved()
     path = dag.dataset_of(recipe, run) / TRAINED
     trained = path.read_text(encoding="utf-8")
+    own = Evaluate(sets=["corrected"])
     assert json.loads(trained)
-    path.write_text(json.dumps([row.mec for row in named_set("corrected", 0, frozenset(), 1).rows[:1]]))
-    found = evaluated(run, "evaluate.mode=answer", "evaluate.sets=[corrected]").sets["corrected"]
+    assert len(sets_of_run(recipe, run, own)[1].rows) == 1162
+    path.write_text(json.dumps([row.mec for row in published_rows("corrected")[:1]]), encoding="utf-8")
+    some = sets_of_run(recipe, run, own)[1]
+    path.write_text(json.dumps([row.mec for row in published_rows("corrected")]), encoding="utf-8")
+    with pytest.raises(UserError, match="training had every class of a test set: 'corrected'"):
+        sets_of_run(recipe, run, own)
     path.write_text(trained, encoding="utf-8")
-    assert found.data["left_out"] > 0 and found.data["rows"] == 1162 - found.data["left_out"]
-    assert "published_test" not in found.data
+    assert 0 < some.left_out < 1162 and len(some.rows) == 1162 - some.left_out
 
 
 @pytest.mark.training
@@ -128,7 +135,6 @@ def test_weights_that_are_not_finite_have_no_probabilities(run: RunDir, tmp_path
     for path in broken.glob("*.safetensors"):
         weights = {name: torch.full_like(each, torch.nan) for name, each in load_file(path).items()}
         save_file(weights, path, metadata={"format": "pt"})
-    evaluated(run, "evaluate.mode=answer")
     recipe, extra = run.read_resolved()
     run.write_resolved(load_recipe(recipe_file(HOME, "smoke"), [*SHORT, "evaluate.mode=answer"]), extra)
     done = stage(run, "evaluate", "--model", str(broken), "--name", "nan")
