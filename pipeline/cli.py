@@ -12,11 +12,11 @@ from pipeline.errors import PipelineError, UserError, UserErrors
 from pipeline.load import recipe_file, recipe_names
 from pipeline.run import HOME
 from pipeline.settings import nearest
-from pipeline.verbs import launch, results, scoring, site, watch
+from pipeline.verbs import evaluate, launch, results, scoring, site, watch
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 VERBS: tuple[Callable[..., None], ...] = (
-    launch.run, launch.plan, watch.status, watch.why, watch.logs, launch.cancel, launch.retry, watch.evaluate,
+    launch.run, launch.plan, watch.status, watch.why, watch.logs, launch.cancel, launch.retry, evaluate.evaluate,
     scoring.score, watch.report, results.compare, results.gate, site.init, site.doctor, launch.render,
 )  # fmt: skip
 """In the order in which `--help` lists them."""

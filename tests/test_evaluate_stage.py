@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from serving import Server, completion
 
 from pipeline import dag
 from pipeline.errors import UserError
@@ -142,3 +143,24 @@ def test_weights_that_are_not_finite_have_no_probabilities(run: RunDir, tmp_path
     assert done.returncode == 1 and "no finite probability of Yes and No" in done.stderr
     found = read_comparison(run.comparison)
     assert found is not None and "nan" in found.refused and "nan" not in found.models
+
+
+@pytest.mark.training
+def test_a_server_stands_among_the_models_of_a_run(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = Server(lambda text, before: (200, {}, completion("A causes B. Therefore: Yes")))
+    code = f"import pipeline.cluster as c; c.output_root = lambda _: __import__('pathlib').Path({str(run.root)!r})\n"
+    code += "import sys; from pipeline.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = ["evaluate", "--endpoint", server.url, "--model", "org/big", "--run-name", run.name, "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=HOME, env=environment, capture_output=True, text=True, check=False
+    )
+    server.close()
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    found = read_comparison(run.comparison)
+    assert found is not None and told["model"] == "org_big"
+    result = found.models["org_big"]
+    assert (result.recall, result.rows, result.unparsable) == (1.0, 12, 0)
+    assert len(json.loads(Path(told["predictions"]).read_text(encoding="utf-8"))["predictions"]) == 12

@@ -21,6 +21,8 @@ class Completion:
     ended: bool
     p_yes: float | None = None
     """Probability of Yes against No, where the answer was scored by it."""
+    prompt_tokens: int = 0
+    """As a server counts them; 0 is not known."""
 
 
 class Progress:

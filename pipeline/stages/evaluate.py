@@ -56,8 +56,11 @@ class TestSet:
     """Rows that are not asked because training had their class."""
 
 
-def main(logs: Path, stage: str, model: Path | None = None, name: str | None = None) -> None:
-    """Write prediction files, comparison.json and report.html; with `model`, add that folder under `name`."""
+def main(logs: Path, stage: str, model: str | None = None, name: str | None = None, count: bool = False) -> None:
+    """Write prediction files, comparison.json and report.html.
+
+    With `model` (a folder or hub id) that one is asked, under `name`; with `count` none: what is there is counted.
+    """
     redirect_output()
     stop = StopFlag()
     if rank():
@@ -65,9 +68,9 @@ def main(logs: Path, stage: str, model: Path | None = None, name: str | None = N
     run = RunDir.of_logs(logs)
     recipe, _ = run.read_resolved()
     own: Evaluate = recipe.own(stage)
-    models = {name or stage: str(model)} if model else run_models(recipe, run)
+    models = {} if count else {name or stage: model} if model else run_models(recipe, run)
     tests = test_sets(recipe, run, own)
-    if not model:
+    if not (model or count):
         run.cut_metrics(stage, 0)  # an interrupted evaluation logs all its models again
     broken: dict[str, str] = {}
     for each, source in models.items():
@@ -208,6 +211,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("logs", type=Path)
     parser.add_argument("stage")
-    parser.add_argument("--model", type=Path)
+    parser.add_argument("--model")
     parser.add_argument("--name")
+    parser.add_argument("--count", action="store_true")
     main(**vars(parser.parse_args()))
