@@ -12,6 +12,7 @@ from pipeline.evaluation.baselines import baselines, shown
 from pipeline.evaluation.labels import TestVersion, exact_labels, parsed, published_test, released_labels
 from pipeline.evaluation.metrics import bootstrap, bootstrap_f1, calibration, classification, difference_f1, mcnemar
 from pipeline.evaluation.predictions import Predictions, speechless
+from pipeline.evaluation.sampling import sampling
 from pipeline.evaluation.schema import (
     BASE,
     SOLVER,
@@ -128,6 +129,7 @@ def model_result(predictions: Predictions, known: Known, resamples: int, seed: i
         mean_completion_tokens=sum(row.tokens for row in rows) / max(len(rows), 1),
         truncated=sum(not row.ended for row in rows),
         calibration=_calibration(predictions),
+        sampling=sampling(predictions, resamples, seed),
         by_num_variables=_groups(predictions, [row.num_variables for row in rows], resamples, seed),
         by_template=_groups(predictions, [row.template for row in rows], resamples, seed),
         label_versions=_label_versions(predictions, known, resamples, seed),
