@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.recipe_contrastive import Contrastive, Robustness, Triplets
 from pipeline.recipe_data import Data
+from pipeline.recipe_evaluate import Evaluate
 from pipeline.recipe_questions import SOURCES, QuestionTask, Reward
 from pipeline.recipe_rewards import Rewards
 from pipeline.recipe_stage import Checkpoints, StageSettings
@@ -132,21 +133,6 @@ class Grpo(StageSettings):
                 f"global_batch_size {self.global_batch_size} must divide by num_generations {self.num_generations}"
             )
         return self
-
-
-class Evaluate(StageSettings):
-    """How models are asked and how their answers are counted."""
-
-    makes = "results"
-
-    max_new_tokens: Positive = 512
-    batch_size: Positive = 32
-    temperature: Annotated[float, Field(ge=0)] = 0.0
-    """0 is greedy."""
-    samples: Positive = 1
-    """Completions for each row, for pass@k."""
-    bootstrap: Positive = 2000
-    """Resamples of whole premises for the intervals."""
 
 
 KINDS: dict[str, type[StageSettings]] = {

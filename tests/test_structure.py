@@ -24,6 +24,7 @@ LAYERS = [
         "recipe",
         "recipe_contrastive",
         "recipe_data",
+        "recipe_evaluate",
         "recipe_rewards",
         "recipe_stage",
         "recipe_questions",

@@ -73,6 +73,18 @@ class Calibration(Numbers):
     ece: float
 
 
+class Sampling(Numbers):
+    """What several completions for each row add, by how many of them count (`"1"`, `"2"`, `"4"` ... and all)."""
+
+    samples: int
+    pass_at: dict[str, Interval]
+    """Chance that one of k is right. Guessing Yes or No at random has 1 - 2**-k."""
+    maj_at: dict[str, Interval]
+    """Share of rows where the most frequent answer of the first k is right."""
+    maj_f1: dict[str, Interval]
+    """F1 of the valid class of those answers."""
+
+
 class ModelResult(Numbers):
     """Metrics of one model, fractions 0..1 of the valid class; the meaning of each: evaluation/metrics.py."""
 
@@ -95,6 +107,7 @@ class ModelResult(Numbers):
     intervals: dict[str, Interval] = Field(default_factory=dict)
     """Of precision, recall, accuracy, balanced_accuracy and mcc, as that of f1."""
     calibration: Calibration | None = None
+    sampling: Sampling | None = None
     by_num_variables: dict[str, Part] = Field(default_factory=dict)
     by_template: dict[str, Part] = Field(default_factory=dict)
     label_versions: LabelVersions | None = None

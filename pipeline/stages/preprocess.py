@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import dag
+from pipeline.causal.generate import Row
 from pipeline.recipe import Recipe
 from pipeline.records import read_json, remove, seal, whole, write_json
 from pipeline.run import RunDir
@@ -30,6 +31,8 @@ from pipeline.trainer_options import option_default
 
 SCRATCH = "base"
 """Folder of the scratch model within the processed data set: its tokenizer made the tokens."""
+TRAINED = "training_classes.json"
+"""Names of the classes of the training rows: no test row may have one of them."""
 TOKENIZER_ROWS = 20000
 """Rows that a scratch tokenizer is trained on: more add no statement that these lack."""
 
@@ -85,6 +88,8 @@ def make_dataset(recipe: Recipe, folder: Path) -> None:
         write_tokens(recipe, folder, name, parts.rows[name], completions[name], tokenizer, end_of_turn(tokenizer))
     for name in parts.rows.keys() - completions.keys():
         write_rows(folder / f"{name}.jsonl", prompts(recipe, parts.rows[name], tokenizer))
+    trained = (row for name in recipe.training_stages() for row in parts.rows[name])
+    write_json(folder / TRAINED, sorted({row.mec for row in trained if isinstance(row, Row)}))
     write_summary(recipe, folder, parts, tokenizer, figures)
 
 

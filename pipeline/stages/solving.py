@@ -15,7 +15,8 @@ from pipeline.evaluation.predictions import Header
 from pipeline.evaluation.report import write_report
 from pipeline.evaluation.schema import Comparison
 from pipeline.evaluation.solved import Answer, Solved, SolvedFile, compare_solved, read_solved, write_solved
-from pipeline.recipe import Evaluate, Recipe
+from pipeline.recipe import Recipe
+from pipeline.recipe_evaluate import Evaluate
 from pipeline.records import remove
 from pipeline.run import RunDir
 from pipeline.tasks.names import score_all
