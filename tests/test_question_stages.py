@@ -83,7 +83,7 @@ def test_questions_with_answers(tmp_path: Path) -> None:
     assert "best_dev_accuracy" in run.read_metrics("grpo")[-1]
     comparison = read_comparison(run.comparison)
     assert comparison is not None and not comparison.models
-    assert list(comparison.solved)[0] == "base" or "base" in comparison.refused
+    assert next(iter(comparison.solved)) == "base" or "base" in comparison.refused
     assert {"sft", "grpo"} <= {*comparison.solved, *comparison.refused}
     page = run.report.read_text(encoding="utf-8")
     assert "test rows of gsm8k" in page and "There is no comparison yet" not in page
