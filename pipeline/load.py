@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.question_recipe import check_questions
 from pipeline.recipe import KINDS, NAME_PATTERN, Recipe, Resources, StageEntry
-from pipeline.recipe_questions import check_questions
 from pipeline.settings import Tree, collect, merge, nearest, override_tree, raise_all, read_yaml, validate
 from pipeline.trainer_options import check_option
 

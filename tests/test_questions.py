@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.load import build_recipe, dump_recipe, load_recipe, recipe_file
+from pipeline.question_recipe import reward_of
 from pipeline.recipe import Recipe
-from pipeline.recipe_questions import reward_of
 from pipeline.run import HOME
 from pipeline.stages.asking import question_completions
 from pipeline.tasks.published import Origin, check_files, origin, rows_of

@@ -28,6 +28,7 @@ LAYERS = [
         "recipe_rewards",
         "recipe_stage",
         "recipe_questions",
+        "question_recipe",
         "cluster",
         "records",
         "settings",

@@ -32,9 +32,9 @@ from pipeline.evaluation.predictions import (
 from pipeline.evaluation.report import write_report
 from pipeline.evaluation.schema import BASE, Comparison
 from pipeline.evaluation.sets import named_set
+from pipeline.question_recipe import task_of
 from pipeline.recipe import Recipe
 from pipeline.recipe_evaluate import Evaluate
-from pipeline.recipe_questions import task_of
 from pipeline.records import file_hash, read_json, remove
 from pipeline.rewards.sandbox import require_sandbox
 from pipeline.run import RunDir, now

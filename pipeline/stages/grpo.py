@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import dag
+from pipeline.question_recipe import reward_of, task_of
 from pipeline.recipe import Grpo, Recipe
-from pipeline.recipe_questions import reward_of, task_of
 from pipeline.rewards.sandbox import require_sandbox
 from pipeline.run import RunDir
 from pipeline.training.ranks import redirect_output

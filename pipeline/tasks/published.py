@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.question_recipe import task_of
 from pipeline.recipe import Recipe
-from pipeline.recipe_questions import SOURCES, task_of
+from pipeline.recipe_questions import SOURCES
 from pipeline.settings import raise_all
 from pipeline.tasks import arithmetic, mbpp
 from pipeline.tasks.names import TASKS, check_row

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.question_recipe import task_of
 from pipeline.recipe import Recipe
-from pipeline.recipe_questions import task_of
 from pipeline.tasks.example import Example, completion_text, prompt_text
 from pipeline.tasks.names import TASKS
 from pipeline.tasks.published import Origin, origin, rows_of
