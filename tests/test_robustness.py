@@ -37,13 +37,15 @@ CHANGES: dict[str, Any] = {
     "model": {"scratch": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
                           "num_key_value_heads": 2}},
     "triplets": {"generated": {"train": 24, "dev": 8, "test": 30}},
-    "control": {"max_steps": 1, "global_batch_size": 4, "validation": {"every_steps": 1, "rows": 4}},
+    "control": {"representation": {"layer": 1}, "max_steps": 1, "global_batch_size": 4,
+                "validation": {"every_steps": 1, "rows": 4}},
     "contrastive": {
-        "max_steps": 8, "global_batch_size": 4, "micro_batch_size": 2, "logging_steps": 3, "warmup_steps": 0,
+        "representation": {"layer": 1}, "max_steps": 8,
+        "global_batch_size": 4, "micro_batch_size": 2, "logging_steps": 3, "warmup_steps": 0,
         "validation": {"every_steps": 2, "rows": 8}, "checkpoint": {"every_steps": 3},
         "callbacks": ["told_steps:Told"], "early_stopping": {"keeps_best": True, "min_delta": 0.0, "metric": "loss"},
     },
-    "robustness": {"max_new_tokens": 4, "batch_size": 20, "bootstrap": 100},
+    "robustness": {"representation": {"layer": 1}, "max_new_tokens": 4, "batch_size": 20, "bootstrap": 100},
 }  # fmt: skip
 OWN_CALLBACK = """
 from transformers import TrainerCallback
