@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.recipe_contrastive import Contrastive, Robustness, Triplets
 from pipeline.recipe_data import Data
 from pipeline.recipe_rewards import Rewards
+from pipeline.recipe_stage import Checkpoints, StageSettings
 from pipeline.settings import Count, Positive, Section, Share, Tree
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -52,6 +54,7 @@ class Model(Section):
 
     base: str | None = None
     revision: str | None = None
+    """Branch, tag or commit of a hub model; null: main. `prefetch` pins it to a commit."""
     scratch: ScratchModel | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     tf32: bool = False
@@ -70,24 +73,18 @@ class Model(Section):
         return self
 
 
-class StageSettings(Section):
-    """Own keys of a stage's section, and what a stage of this kind makes."""
-
-    makes: ClassVar[Literal["dataset", "model", "results"]]
-
-
 class Preprocess(StageSettings):
     """The preprocess stage has no settings of its own: see `data`."""
 
     makes = "dataset"
 
 
-class Checkpoints(Section):
-    """When a training stage saves all that it needs to go on exactly, and how many of these stay on the disk."""
+class Muon(Section):
+    """The matrices inside the layers are trained by Muon, all else by AdamW with the section's own options."""
 
-    every_steps: Positive = 100
-    keep: Positive = 2
-    """While a new one is written there is one more. All are deleted when the stage is done."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    momentum: Share = 0.95
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Sft(StageSettings):
@@ -98,6 +95,7 @@ class Sft(StageSettings):
     global_batch_size: Positive
     micro_batch_size: Positive = 8
     """Most rows a process takes at once; accumulation fills the global batch."""
+    muon: Muon | None = None
     checkpoint: Checkpoints = Checkpoints()
 
 
@@ -145,8 +143,23 @@ class Evaluate(StageSettings):
     """Resamples of whole premises for the intervals."""
 
 
-KINDS: dict[str, type[StageSettings]] = {"preprocess": Preprocess, "sft": Sft, "grpo": Grpo, "evaluate": Evaluate}
+KINDS: dict[str, type[StageSettings]] = {
+    "preprocess": Preprocess,
+    "sft": Sft,
+    "grpo": Grpo,
+    "evaluate": Evaluate,
+    "triplets": Triplets,
+    "contrastive": Contrastive,
+    "robustness": Robustness,
+}
 """Stage kinds and the own keys of their sections. A kind that makes a model also takes the trainer's options."""
+
+
+def check_time(value: str) -> str:
+    """A time limit as it was written. Raises ValueError for what is none."""
+    if not re.fullmatch(r"(\d+-)?\d{1,2}:\d{2}(:\d{2})?", value):
+        raise ValueError("a time is written HH:MM:SS or D-HH:MM:SS, in quotes or not")
+    return value
 
 
 class Resources(Section):
@@ -166,15 +179,21 @@ class Resources(Section):
     """DeepSpeed configuration, a file in configs/deepspeed."""
     stop_lead: Positive = 120
     """Seconds before the time limit at which the stage saves and goes back to the queue; at most a quarter of it."""
+    segments: Positive = 1
+    """Jobs one after the other that do the stage's work, where one may not last long enough or be requeued."""
     stalled_requeues: Positive = 3
     """Requeues in a row without a newer checkpoint after which the stage fails."""
+    remedies: Count = 3
+    """Most changes that failures may make by themselves (micro-batch, memory, node, debug settings); 0: none."""
+    exclude: list[str] = Field(default_factory=list)
+    """Nodes that its jobs must not get."""
+    debug: bool = False
+    """Debug settings of torch.distributed and NCCL."""
 
     @field_validator("time")
     @classmethod
     def _time(cls, value: str) -> str:
-        if not re.fullmatch(r"(\d+-)?\d{1,2}:\d{2}(:\d{2})?", value):
-            raise ValueError("a time is written HH:MM:SS or D-HH:MM:SS, in quotes or not")
-        return value
+        return check_time(value)
 
     @field_validator("memory")
     @classmethod
@@ -182,6 +201,14 @@ class Resources(Section):
         if not re.fullmatch(r"[1-9]\d*[MGT]", value):
             raise ValueError("memory is written as a number with M, G or T, such as 32G")
         return value
+
+    @field_validator("exclude")
+    @classmethod
+    def _exclude(cls, values: list[str]) -> list[str]:
+        for value in values:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._\[\],-]*", value):
+                raise ValueError(f"{value!r} is not the name of a node")
+        return values
 
     @model_validator(mode="after")
     def _launch(self) -> Resources:
@@ -225,7 +252,7 @@ class Recipe(Section):
     """A whole recipe. `sections` holds the settings of each stage by name, trainer options included."""
 
     name: str
-    task: Literal["corr2cause"] = "corr2cause"
+    task: Literal["corr2cause", "injection"] = "corr2cause"
     seed: Count = 42
     model: Model
     data: Data = Data()

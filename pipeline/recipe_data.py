@@ -25,6 +25,8 @@ class Data(Section):
     source: str = "generated"
     """`generated`, a CSV file with the released columns (split here by equivalence class), a folder with train, dev and
     test files (`corr2cause generate` makes the published ones), or a hub id such as causal-nlp/corr2cause."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub data set; null: main. `prefetch` pins it to a commit."""
     min_variables: Annotated[int, Field(ge=2, le=24)] = 2
     max_variables: Annotated[int, Field(ge=2, le=24)] = 5
     """Rows with fewer or more variables are left out."""

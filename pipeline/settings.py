@@ -126,6 +126,21 @@ def override_tree(override: str) -> Tree:
     return dict(value)
 
 
+def listed_texts(text: str, where: str) -> list[str]:
+    """The items of `a,b,[c, d]` as they are written; commas within brackets and quotes do not divide.
+
+    Raises UserError when it is not a list of YAML values, or none.
+    """
+    try:
+        node = yaml.compose(f"[{text}]", Loader=_Loader)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or str(error)
+        raise UserError("not a list of values", value=problem, where=where, do="write VALUE,VALUE,...") from None
+    if not isinstance(node, yaml.SequenceNode) or not node.value or node.end_mark.index != len(text) + 2:
+        raise UserError("not a list of values", value=text, where=where, do="write VALUE,VALUE,...")
+    return [text[item.start_mark.index - 1 : item.end_mark.index - 1] for item in node.value]
+
+
 def nearest(word: str, valid: Collection[str]) -> str:
     """A hint that names the nearest valid word, else all of them (at most 12)."""
     close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.6)

@@ -28,14 +28,22 @@ def main(logs: Path, stage: str) -> None:
     from pipeline.stages.rows import prompt_dataset, read_rows
     from pipeline.training.arguments import cast_adapters, save_model
     from pipeline.training.callbacks import HealthCallback, MetricsCallback
-    from pipeline.training.models import load_for_training, load_tokenizer, set_end_of_turn, starting_model
+    from pipeline.training.model_card import write_card
+    from pipeline.training.models import (
+        load_for_training,
+        load_tokenizer,
+        revision_of,
+        set_end_of_turn,
+        starting_model,
+    )
     from pipeline.training.resume import CheckpointCallback
+    from pipeline.training.tracking import track
 
     run = RunDir.of_logs(logs)
     recipe, _ = run.read_resolved()
     own: Grpo = recipe.own(stage)
     source = starting_model(recipe, run, stage)
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, revision_of(source, recipe.model))
     set_seed(recipe.seed)  # new adapters begin with random weights
     model = load_for_training(source, recipe.model)
     set_end_of_turn(model, tokenizer)
@@ -55,12 +63,15 @@ def main(logs: Path, stage: str) -> None:
     if own.guard is not None:
         guard = GuardCallback(run, stage, own.guard, health, trainer, tokenizer, read_rows(data / "dev.jsonl"))
         trainer.add_callback(guard)
+    track(trainer, recipe, run, stage, dag.build(recipe, run)[stage].fingerprint)
     saver = CheckpointCallback(recipe, run, stage, trainer, stop, (health, guard) if guard else (health,))
     trainer.add_callback(saver)
     saver.train()
     if guard is not None:
         guard.restore_best()
     save_model(trainer, tokenizer, run.model(stage))
+    if trainer.accelerator.is_main_process:
+        write_card(run, recipe, stage, source, run.model(stage))
 
 
 def grpo_arguments(recipe: Recipe, run: RunDir, stage: str) -> Any:
@@ -68,11 +79,16 @@ def grpo_arguments(recipe: Recipe, run: RunDir, stage: str) -> Any:
     from trl import GRPOConfig
 
     from pipeline.training.arguments import common_arguments
+    from pipeline.training.models import revision_of, starting_model
 
     own: Grpo = recipe.own(stage)
     common = common_arguments(recipe, run, stage, own.global_batch_size, own.micro_batch_size)
-    own_arguments = {"num_generations": own.num_generations, "reward_weights": list(own.rewards.weights().values())}
-    return GRPOConfig(**common, **own_arguments, **recipe.trainer_options(stage))
+    weights = list(own.rewards.weights().values())
+    options = {"num_generations": own.num_generations, "reward_weights": weights, **recipe.trainer_options(stage)}
+    revision = revision_of(starting_model(recipe, run, stage), recipe.model)
+    if revision is not None:  # the trainer loads the reference model by its name, anew
+        options["model_init_kwargs"] = {"revision": revision, **(options.get("model_init_kwargs") or {})}
+    return GRPOConfig(**common, **options)
 
 
 if __name__ == "__main__":
