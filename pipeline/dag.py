@@ -66,6 +66,7 @@ def result_settings(recipe: Recipe, name: str) -> Tree:
         settings["tokenizer_stamp"] = tokenizer_stamp(recipe.model.base)
         settings["data"] = recipe.data.model_dump()
         settings["source_stamp"] = source_stamp(recipe.data.source)
+        settings["part_stamps"] = {name: source_stamp(part.source) for name, part in recipe.data.parts.items()}
         settings["teacher_stamp"] = source_stamp(recipe.data.teacher)
         settings["training_stages"] = recipe.training_stages()
         settings["stamps"] = {k: source_stamp(v) for k, v in section.items() if isinstance(v, str)}

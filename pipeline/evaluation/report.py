@@ -26,9 +26,9 @@ from pipeline.settings import dump_yaml
 
 CURVES = (
     "loss", "task_loss", "causal_loss", "spurious_loss", "val_causal_stability", "val_spurious_separation",
-    "val_causal_discrimination", "val_task_loss",
-    "dev_f1", "dev_share_yes", "dev_true_steps", "reward", "reward_std", "kl", "completions/mean_length",
-    "grad_norm", "share_yes", "true_steps", "frac_reward_zero_std", "mean_token_accuracy", "entropy", "learning_rate",
+    "val_causal_discrimination", "val_task_loss", "dev_f1", "dev_accuracy", "dev_share_yes", "dev_true_steps", "reward",
+    "reward_std", "kl", "completions/mean_length", "grad_norm", "share_yes", "accuracy", "true_steps",
+    "frac_reward_zero_std", "mean_token_accuracy", "entropy", "learning_rate",
 )  # fmt: skip
 """Metrics that are drawn, in this order; the parts of the reward come after the reward."""
 
@@ -82,11 +82,18 @@ def _predictions(run: RunDir, names: Iterable[str], broken: list[str]) -> dict[s
 def _results(comparison: Comparison | None, found: Mapping[str, Predictions]) -> dict[str, Any]:
     """What the page shows of the comparison and of the rows."""
     if comparison is None:
-        return {"comparison": None, "rows": [], "examples": {}, "sets": {}}
+        return {"comparison": None, "solved": None, "rows": [], "examples": {}, "sets": {}}
+    if comparison.solved:
+        intervals = {name: model.accuracy for name, model in comparison.solved.items()}
+        picture = interval_chart(intervals, {}, None)
+        lines = difference_lines(comparison)
+        return {"comparison": None, "rows": [], "examples": {}, "sets": {}, "solved": comparison, "chart": picture,
+                "differences": lines}  # fmt: skip
     usable = found if len({len(each.rows) for each in found.values()}) <= 1 else {}
     listed = changes.lines(comparison, usable)
     return {
         "comparison": comparison,
+        "solved": None,
         **_numbers(comparison),
         "sets": {name: {"comparison": each, **_numbers(each)} for name, each in comparison.sets.items()},
         "baseline_name": baseline_name,

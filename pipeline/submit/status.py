@@ -211,7 +211,7 @@ def last_metric(run: RunDir, stage: str) -> str:
     if not lines:
         return ""
     newest = lines[-1]
-    preferred = ("loss", "reward", "dev_f1", "kl", "f1")
+    preferred = ("loss", "reward", "dev_f1", "dev_accuracy", "kl", "f1", "accuracy")
     keys = [k for k in preferred if k in newest] or [k for k in newest if k not in NOT_METRICS]
     words = [f"step {newest['step']}"] if "step" in newest else []
     words += [f"{k} {newest[k]:.4g}" for k in keys[:3] if isinstance(newest[k], int | float)]
