@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -141,7 +142,9 @@ def execute(run: RunDir, name: str) -> int:
         state = "cancelled" if cancelled else {0: "done", STOPPED_CODE: "interrupted"}.get(code, "failed")
         reason = f"{before['reason']}; {reason}" if cancelled else reason
         stopped = why_stopped() if code == STOPPED_CODE else ""
-        run.write_state(name, state=state, ended=now(), exit_code=code, reason=reason, slurm=stopped)
+        peak = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 3)
+        facts = {"state": state, "ended": now(), "exit_code": code, "peak_memory_gb": peak}
+        run.write_state(name, **facts, reason=reason, slurm=stopped)
     if state == "interrupted" and job and child.stopped_by != signal.SIGINT:
         back_to_the_queue(run, name, job, reason)
     return code
