@@ -30,8 +30,6 @@ LAYERS = [
         "load",
         "trainer_options",
         "snapshot",
-        "remedies",
-        "run_paths",
     },
     {"training", "tasks", "rewards"},
     {"submit", "fit", "evaluation", "stages", "scoring"},
