@@ -200,7 +200,8 @@ class RunDir(RunPaths):
     def own_folders(self, recipe: Recipe | None) -> list[Path]:
         """What `--fresh` deletes: the logs, models and results of this run; nothing shared with other runs."""
         names = ["base", *([entry.name for entry in recipe.stages] if recipe else [])]
-        return [p for p in [self.logs, self.results, *map(self.model, names)] if p.exists()]
+        folders = [self.logs, self.results, *map(self.model, names), *map(self.merged, names)]
+        return [p for p in folders if p.exists()]
 
 
 def known_runs(root: Path) -> list[str]:

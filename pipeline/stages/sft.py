@@ -28,6 +28,7 @@ def main(logs: Path, stage: str) -> None:
     from pipeline.training.arguments import cast_adapters, save_model
     from pipeline.training.callbacks import HealthCallback, MetricsCallback
     from pipeline.training.encode import check_lengths, token_counts
+    from pipeline.training.model_card import write_card
     from pipeline.training.models import (
         load_for_training,
         load_tokenizer,
@@ -67,6 +68,8 @@ def main(logs: Path, stage: str) -> None:
     trainer.add_callback(saver)
     saver.train()
     save_model(trainer, tokenizer, run.model(stage))
+    if trainer.accelerator.is_main_process:
+        write_card(run, recipe, stage, source, run.model(stage))
 
 
 def sft_arguments(recipe: Recipe, run: RunDir, stage: str) -> Any:

@@ -93,7 +93,7 @@ def try_stage(run: RunDir, name: str, child: Child) -> tuple[int, Remedy | None]
         check_cached(recipe, run, os.environ, data=KINDS[stage.kind].makes == "dataset")
         kills = oom_kills()
         code, reason = work(run, recipe, stage, child, attempt)
-        if code == 1:
+        if code == 1 and not run.next_attempt(name, attempt).exists():
             remedy = find_remedy(run, recipe, name, attempt, oom_killed=oom_kills() > kills)
             reason += f"; {remedy.told()}" if remedy else ""
     except PipelineError as error:

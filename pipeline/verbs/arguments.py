@@ -55,6 +55,15 @@ def check_stage(run: RunDir, recipe: Recipe, stage: str | None) -> None:
         raise UserError("unknown stage", value=stage, where=f"run {run.name}", do=nearest(stage, names))
 
 
+def check_model(run: RunDir, recipe: Recipe, stage: str) -> None:
+    """Raises UserError with the nearest name when no stage of this name makes a model."""
+    names = [*recipe.training_stages(), *(["base"] if recipe.model.scratch else [])]
+    if stage not in names:
+        raise UserError(
+            "no stage of this name makes a model", value=stage, where=f"run {run.name}", do=nearest(stage, names)
+        )
+
+
 def print_json(value: dict[str, Any]) -> None:
     """Print one JSON value, and nothing else, on standard output."""
     print(json.dumps(value, indent=1, ensure_ascii=False))

@@ -155,7 +155,7 @@ class Cluster:
         pid, started = self.processes[part]
         if start_time(pid) == started:
             send(pid, how)
-            wait_until(f"{part} is dead", lambda: start_time(pid) != started)
+            wait_until(f"{part} is dead", lambda: start_time(pid) != started, 180)  # it waits for nodes that are silent
 
     def down(self) -> None:
         """End exactly the processes of this cluster, jobs included. Nothing happens when there are none."""

@@ -1,0 +1,69 @@
+"""What a recipe says of tasks whose rows are published questions, and whether its parts go together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.recipe import Recipe
+from pipeline.recipe_questions import GRADED, Reward
+
+
+def task_of(recipe: Recipe, name: str) -> str:
+    """The task of a part of a run (a training stage, dev, test)."""
+    part = recipe.data.parts.get(name)
+    return (part.task if part else None) or recipe.task
+
+
+def reward_of(recipe: Recipe, stage: str) -> Reward:
+    """The reward of a GRPO stage: what its section says, else the one of its task."""
+    own: Reward | None = recipe.own(stage).reward
+    return own or Reward.model_validate({"type": GRADED[task_of(recipe, stage)]})
+
+
+def check_questions(
+    recipe: Recipe, sections: Mapping[str, Mapping[str, Any]], kinds: Mapping[str, str]
+) -> list[UserError]:
+    """What does not go together: keys of one task in a recipe of another, rewards that cannot be given, unknown parts.
+
+    `sections` and `kinds` are by stage name.
+    """
+    ours = recipe.task != "corr2cause"
+    foreign = recipe.data.keys_of_other_tasks(ours)
+    errors = [_wrong(f"data.{key} is not for the task", recipe.task, "data", "take it out") for key in foreign]
+    for name in recipe.data.parts:
+        if name not in (*kinds, "dev", "test"):
+            errors.append(
+                _wrong("data.parts for an unknown stage", name, "data.parts", f"one of {', '.join(kinds)}, dev, test")
+            )
+    for name, kind in kinds.items():
+        if kind != "grpo":
+            continue
+        unused = "rewards" if ours else "reward"
+        if unused in sections[name] and sections[name][unused] is not None:
+            other = "reward" if ours else "rewards"
+            errors.append(_wrong(f"{name}.{unused} is not for the task", recipe.task, name, f"use {other}"))
+        if ours:
+            errors += _check_reward(recipe, name, sections[name].get("reward"))
+    return errors
+
+
+def _check_reward(recipe: Recipe, name: str, section: Any) -> list[UserError]:
+    task = task_of(recipe, name)
+    graded = GRADED.get(task)
+    if graded is None:
+        known = ", ".join(GRADED)
+        return [_wrong("no answer can be graded in rows of", task, name, f"give data.parts.{name}.task one of {known}")]
+    if not isinstance(section, dict):
+        return []
+    types = [section.get("type"), *(part.get("type") for part in section.get("parts") or [] if isinstance(part, dict))]
+    return [
+        _wrong(f"{name}.reward type cannot grade rows of {task}", each, name, f"use {graded}")
+        for each in types
+        if each in GRADED.values() and each != graded
+    ]
+
+
+def _wrong(what: str, value: object, where: str, do: str) -> UserError:
+    return UserError(what, value=value, where=where, do=do)
