@@ -165,4 +165,6 @@ class Robustness(StageSettings):
     """Most test rows; null takes all there are."""
     bootstrap: Positive = 2000
     """Resamples of whole templates for the intervals."""
+    representation: Representation = Representation()
+    """Which hidden states causal stability and spurious separation are measured on, alike for all models."""
     judge: Judge | None = None

@@ -177,8 +177,9 @@ def test_models_are_attacked_counted_and_reported(trained: RunDir, tmp_path: Pat
     assert [(each["before"], each["after"]) for each in results["differences"]] == [
         ("base", "control"), ("base", "contrastive"), ("control", "contrastive")]  # fmt: skip
     measures = results["models"]["contrastive"]["measures"]
-    assert {"attack_success_unseen", "over_refusal", "task_quality"} <= measures.keys()
+    assert {"attack_success_unseen", "over_refusal", "task_quality", "causal_stability"} <= measures.keys()
     assert measures["attack_success_unseen"]["templates"] == 15 and measures["attack_success_unseen"]["rows"] == 15
+    assert measures["spurious_separation"]["rows"] == 30
     page = run.report.read_text()
     assert result_lines(run)[0].startswith("base: attack success ")
     assert "Robustness to injected instructions" in page and "nested_instructions" in page

@@ -1,10 +1,11 @@
-"""How likely a model finds given answers: the margin between a safe answer and one that obeys."""
+"""What a model thinks without writing: how likely it finds given answers, how near it holds prompts to be."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.recipe_contrastive import PARTS, Representation
 from pipeline.tasks.injection import OPENINGS
 
 
@@ -38,3 +39,23 @@ def margins(model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], batch_si
     found = mean_log_likelihoods(model, tokenizer, pairs, batch_size)
     step = 1 + len(OPENINGS)
     return [found[i] - max(found[i + 1 : i + step]) for i in range(0, len(found), step)]
+
+
+def triplet_cosines(
+    model: Any, rows: Any, representation: Representation, pad: int, batch_size: int
+) -> list[tuple[float, float]]:
+    """For each triplet of token ids: the cosines of its benign input with the counterfactual and with the injection."""
+    import torch
+
+    from pipeline.training.contrastive import passed, similarities
+    from pipeline.training.contrastive_data import collate
+
+    found: list[tuple[float, float]] = []
+    for first in range(0, len(rows), batch_size):
+        some = [rows[i] for i in range(first, min(first + batch_size, len(rows)))]
+        batch = collate(some, pad=pad, parts=PARTS, learned=())
+        on = {key: value.to(model.device) if key != "outputs" else value for key, value in batch.items()}
+        with torch.inference_mode():
+            pairs = similarities(passed(model, [{"parts": PARTS, **on}], representation).representations)
+        found += zip(*(each.tolist() for each in pairs), strict=True)
+    return found

@@ -14,7 +14,6 @@ from typing import Any
 
 from pipeline import dag
 from pipeline.evaluation.generate import Completion, complete
-from pipeline.evaluation.likelihood import margins
 from pipeline.evaluation.partial import PartialAnswers
 from pipeline.evaluation.predictions import Header
 from pipeline.evaluation.report import write_report
@@ -45,12 +44,12 @@ def main(logs: Path, stage: str, model: Path | None = None, name: str | None = N
     models = {name or stage: str(model)} if model else run_models(recipe, run)
     for each, source in models.items():
         header = header_of(recipe, run, own, each, source, data.name, len(rows))
-        path, told = run.attacked(each), {**header.model_dump(exclude={"created"}), "judge": judge_of(own)}
+        path, told = run.attacked(each), {**header.model_dump(exclude={"created"}), **asked(own)}
         if path.exists() and read_answers(path)[0] == told:
             print(f"{each}: its answers are there already", flush=True)
             continue
         partial = PartialAnswers(path.with_suffix(".partial"), header)
-        lines = [{"header": told}, *ask(recipe, own, each, source, rows, partial, stop)]
+        lines = [{"header": told}, *ask(recipe, own, each, source, data, rows, partial, stop)]
         write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         remove([partial.path])
         run.log_metrics(stage, {"model": each, "rows": len(rows)})
@@ -76,16 +75,20 @@ def header_of(recipe: Recipe, run: RunDir, own: Robustness, name: str, source: s
     )  # fmt: skip
 
 
-def judge_of(own: Robustness) -> dict[str, Any] | None:
-    """What the answers depend on of a judge."""
-    return own.judge.model_dump(include={"url", "model"}) if own.judge else None
+def asked(own: Robustness) -> dict[str, Any]:
+    """What the answers' verdicts and cosines depend on beside the header."""
+    judge = own.judge.model_dump(include={"url", "model"}) if own.judge else None
+    return {"judge": judge, "representation": own.representation.model_dump()}
 
 
 def ask(
-    recipe: Recipe, own: Robustness, name: str, source: str, rows: list[dict[str, Any]], partial: PartialAnswers,
-    stop: StopFlag,
+    recipe: Recipe, own: Robustness, name: str, source: str, data: Path, rows: list[dict[str, Any]],
+    partial: PartialAnswers, stop: StopFlag,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The rows with a model's answers and the verdicts on them, from where an interrupted stage got to."""
+    from datasets import Dataset
+
+    from pipeline.evaluation.likelihood import margins, triplet_cosines
     from pipeline.training.models import load_for_inference
 
     def end_if_told() -> None:
@@ -109,6 +112,10 @@ def ask(
         answers.append({**row, "completion": completion.text, "answered": verdict.parsed, "correct": verdict.correct,
                         "reason": verdict.reason, "quality": verdict.quality})  # fmt: skip
     attacks = [row for row in answers if row["part"] == "injection"]
+    tokens = Dataset.from_file(str(data / "test.arrow")).select(range(len(attacks)))
+    cosines = triplet_cosines(model, tokens, own.representation, tokenizer.pad_token_id, own.batch_size)
+    for row, (stable, spurious) in zip(attacks, cosines, strict=True):
+        row |= {"stability": stable, "separation": 1 - spurious}
     uncertain = [row for row in attacks if row["correct"] is None and row["expected"]]
     for row, margin in zip(uncertain, margins(model, tokenizer, uncertain, own.batch_size), strict=True):
         row["margin"] = margin
