@@ -104,9 +104,10 @@ def _encode(tokenizer: Any, texts: Sequence[str]) -> list[Tokens]:
     return tokens(texts)
 
 
-def _shared_length(texts: Sequence[Sequence[Any]]) -> int:
-    """How many tokens (or characters) all texts begin with; at least one remains of each: what follows it is to be predicted."""
-    low, high = min(texts), max(texts)  # whatever these two share stands in all between them
+def _shared_length(texts: Sequence[Tokens] | Sequence[str]) -> int:
+    """How many tokens or characters all texts begin with; at least one remains of each, to predict from."""
+    low: Tokens | str = min(texts)
+    high: Tokens | str = max(texts)  # whatever these two share stands in all between them
     most = min(map(len, texts)) - 1
     return next((place for place in range(most) if low[place] != high[place]), most)
 
