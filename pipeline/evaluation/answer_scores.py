@@ -98,7 +98,8 @@ def _batches(groups: Sequence[list[Asked]], batch_size: int) -> Iterator[list[As
         if len(batch) >= batch_size:
             yield batch
             batch = []
-    yield batch
+    if batch:
+        yield batch
 
 
 def _read_shared(model: Any, batch: Sequence[Asked]) -> tuple[Any, Any]:
