@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
-from pipeline.recipe_questions import GRADED, Reward
+from pipeline.recipe_questions import GRADED, SOURCES, Reward
 
 
 def task_of(recipe: Recipe, name: str) -> str:
     """The task of a part of a run (a training stage, dev, test)."""
     part = recipe.data.parts.get(name)
     return (part.task if part else None) or recipe.task
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows of a part come from, and the key of the recipe that says so."""
+
+    name: str
+    """As `data.source`: a file, a folder, `generated`, or a hub id, after a colon its configuration."""
+    revision: str | None
+    key: str
+
+
+def source_of(recipe: Recipe, name: str) -> Source:
+    """The source of a part of a run (a training stage, dev, test): its own, or that of the recipe or of its task."""
+    part, task = recipe.data.parts.get(name), task_of(recipe, name)
+    if part is None or (part.source is None and task == recipe.task):
+        return Source(recipe.data.source, recipe.data.revision, "data.source")
+    return Source(part.source or SOURCES[task], part.revision, f"data.parts.{name}")
+
+
+def sources(recipe: Recipe) -> list[Source]:
+    """Every source that the run reads, once each."""
+    parts = ["test", *recipe.training_stages(), *({"dev"} & recipe.data.parts.keys())]
+    return list(dict.fromkeys(source_of(recipe, name) for name in parts))
 
 
 def reward_of(recipe: Recipe, stage: str) -> Reward:

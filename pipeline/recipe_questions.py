@@ -40,6 +40,8 @@ class Part(Section):
     task: QuestionTask | None = None
     source: str | None = None
     """A file or folder in the published format, or a hub id; null: that of the recipe for its task, else the task's."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub data set; null: main. `prefetch` pins it to a commit."""
     split: str | None = None
     """null: train for training stages and dev, test for test (where the set has no other: the one it has)."""
     template: TemplateName | None = None

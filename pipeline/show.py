@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.evaluation.schema import read_comparison
-from pipeline.evaluation.summary import difference_lines, result_table
+from pipeline.evaluation.summary import difference_lines, result_table, set_line
 from pipeline.fit.recipe_fit import StageFit
 from pipeline.recipe import Recipe
 from pipeline.run import RunDir
@@ -215,6 +215,8 @@ def results(run: RunDir) -> None:
     console.print(result_table(comparison))
     for line in difference_lines(comparison):
         console.print(line, markup=False, soft_wrap=True)
+    for test, each in comparison.sets.items():
+        console.print(set_line(test, each), markup=False, soft_wrap=True)
     console.print(f"table:  {run.comparison}\nreport: {run.report}", markup=False, soft_wrap=True)
 
 

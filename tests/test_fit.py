@@ -129,10 +129,9 @@ def test_weights_of_a_trace_are_those_of_the_formula(tracer: Tracer) -> None:
 
 def test_a_trace_extrapolates_to_other_depths() -> None:
     from pipeline.fit.trace import peaks as peaks_at
-    from pipeline.fit.trace import stand_in, trace
+    from pipeline.fit.trace import trace
     from pipeline.fit.tracer import Trace
 
-    stand_in()
     dims = named("Qwen/Qwen2.5-1.5B")
     assert dims is not None
     for step in (

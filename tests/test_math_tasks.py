@@ -164,6 +164,14 @@ def test_metamathqa_ends_in_its_answer() -> None:
     assert metamathqa.score("5", META | {"response": "It is 5."}).correct is None
 
 
+def test_an_unfinished_solution_in_the_style_of_gsm8k_has_no_answer() -> None:
+    row = {"question": "q", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}
+    assert gsm8k.score("2 + 3 = <<2+3=5>>5", row).parsed is None
+    assert gsm8k.score("2 + 3 = <<2+3=5>>5", row).correct is False
+    assert gsm8k.score("2 + 3 = <<2+3=5>>5\n#### 5", row).correct is True
+    assert gsm8k.score("2 + 3 = 5", row).correct is True
+
+
 def test_templates_word_prompt_and_answer_alike() -> None:
     row = {"question": "What is {2} + 3?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}
     made = gsm8k.example(row)

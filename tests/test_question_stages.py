@@ -53,7 +53,7 @@ def prepare(root: Path, change: dict[str, Any], rows: list[dict[str, Any]]) -> R
     source = root / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     tree = read_yaml(HOME / "configs" / "smoke.yaml")
-    tree["data"] = {"source": str(source), "rows": {"dev": 4, "test": 5}}
+    tree["data"] = {"source": str(source), "rows": {"dev": 4, "test": 4}}
     tree = merge(tree, change)
     if "parts" in tree["data"]:
         learned = root / "learned.json"
@@ -99,4 +99,4 @@ def test_programs(tmp_path: Path) -> None:
     assert comparison is not None
     assert all(set(result.pass_at) == {"1", "2", "3"} for result in comparison.solved.values())
     lines = run.predictions("sft").read_text(encoding="utf-8").splitlines()
-    assert len(lines) == 6 and len(json.loads(lines[1])["answers"]) == 3
+    assert len(lines) == 5 and len(json.loads(lines[1])["answers"]) == 3

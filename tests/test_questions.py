@@ -13,10 +13,11 @@ from pipeline.errors import UserError
 from pipeline.load import build_recipe, dump_recipe, load_recipe, recipe_file
 from pipeline.question_recipe import reward_of
 from pipeline.recipe import Recipe
-from pipeline.run import HOME
+from pipeline.run import HOME, RunDir
 from pipeline.stages.asking import question_completions
 from pipeline.tasks.published import Origin, check_files, origin, rows_of
 from pipeline.tasks.questions import load_questions
+from pipeline.training.hub import hub_items, pinned, write_prefetched
 
 REAL = HOME.parent / "shared/data"
 
@@ -176,6 +177,28 @@ def test_real_files_load_in_their_published_formats() -> None:
     assert found == {"gsm8k": 1319, "math": 500, "humaneval": 164, "mbpp": 427, "codealpaca": 2017}
     splits = {s: len(rows_of(Origin("mbpp", str(REAL / "mbpp/sanitized-mbpp.json"), s))) for s in ("train", "test")}
     assert splits == {"train": 120, "test": 257}
+
+
+def test_hub_sets_are_read_from_the_cache_at_the_commit_that_prefetch_brought(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    made = recipe("gsm8k", source="me/sums:default", parts={"sft": {"task": "metamathqa"}})
+    items = {item.key: item.name for item in hub_items(made)}
+    assert items == {"model.base": "x", "data.source": "me/sums", "data.parts.sft": "meta-math/MetaMathQA"}
+    run = RunDir(tmp_path, "r")
+    for item in hub_items(made):
+        write_prefetched(run, item, "c0ffee", {}, "now")
+    made = pinned(made, run)
+    assert made.data.revision == made.data.parts["sft"].revision == made.model.revision == "c0ffee"
+    folder = tmp_path / "hub/datasets--me--sums/snapshots/c0ffee"
+    folder.mkdir(parents=True)
+    write(folder / "train.jsonl", sums(5))
+    write(folder / "test.jsonl", sums(3, start=9))
+    assert rows_of(origin(made, "test")) == list(enumerate(sums(3, start=9)))
+    assert rows_of(origin(made, "grpo")) == list(enumerate(sums(5)))
+    with pytest.raises(UserError, match="prefetch"):
+        rows_of(origin(made, "sft"))
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "math", "code", "tiny-math"])

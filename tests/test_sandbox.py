@@ -119,7 +119,7 @@ def world(public: Path) -> Iterator[World]:
 
 def test_without_the_sandbox_they_would_succeed(sandbox: Sandbox, world: World) -> None:
     """The same programs by the same Python and user, not isolated: what the tests below find kept is kept by it."""
-    bare = Sandbox(workers=1)
+    bare = Sandbox(Limits(seconds=8.0), workers=1)
     place = bare.command.index(str(shutil.which("bwrap")))
     bare.command = (*bare.command[:place], *bare.command[-5:])
     arguments = str(world.folder), world.server.getsockname()[1]

@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from pipeline.errors import StageFailed
@@ -14,6 +13,8 @@ from pipeline.evaluation.generate import Completion, Progress
 
 Tokens = tuple[int, ...]
 WORDS = ("Yes", "No")
+AFTER_CUT = 8
+"""Characters after a cut that texts have in common too: tokens depend on what is next to them."""
 
 
 @dataclass(frozen=True)
@@ -73,19 +74,40 @@ def answer_probabilities(
 
 def _split(tokenizer: Any, prompts: Sequence[str], groups: Sequence[str]) -> list[list[Asked]]:
     """The rows of each group, the groups in order of the length of what their rows share."""
-    encoded = [tuple(ids) for ids in tokenizer(list(prompts), add_special_tokens=False)["input_ids"]]
-    order = sorted(range(len(prompts)), key=lambda place: (groups[place], len(encoded[place]), place))
+    members: dict[str, list[int]] = {}
+    for place, group in enumerate(groups):
+        members.setdefault(group, []).append(place)
     found = []
-    for _, places in groupby(order, key=lambda place: groups[place]):
-        members = list(places)
-        length = _shared_length([encoded[place] for place in members])
-        found.append([Asked(place, encoded[place][:length], encoded[place][length:]) for place in members])
+    for places in members.values():
+        encoded = dict(zip(places, _encode(tokenizer, [prompts[place] for place in places]), strict=True))
+        length = _shared_length(list(encoded.values()))
+        order = sorted(places, key=lambda place: (len(encoded[place]), place))
+        found.append([Asked(place, encoded[place][:length], encoded[place][length:]) for place in order])
     return sorted(found, key=lambda group: (len(group[0].shared), group[0].place))
 
 
-def _shared_length(texts: Sequence[Tokens]) -> int:
-    """How many tokens all texts begin with; at least one remains of each: what follows it is to be predicted."""
-    low, high = min(texts), max(texts)  # whatever these two share stands in all between them
+def _encode(tokenizer: Any, texts: Sequence[str]) -> list[Tokens]:
+    """The tokens of each text; what all begin with, to the end of a line, is tokenized once where that is the same.
+
+    Whether it is shows in one text: what stands on both sides of the cut is common to all.
+    """
+
+    def tokens(parts: Sequence[str]) -> list[Tokens]:
+        return [tuple(ids) for ids in tokenizer(list(parts), add_special_tokens=False)["input_ids"]]
+
+    cut = texts[0].rfind("\n", 0, max(_shared_length(texts) - AFTER_CUT, 0)) + 1
+    if cut and len(texts) > 1:
+        head, whole = tokens([texts[0][:cut], texts[0]])
+        tails = tokens([text[cut:] for text in texts])
+        if head + tails[0] == whole:
+            return [head + tail for tail in tails]
+    return tokens(texts)
+
+
+def _shared_length(texts: Sequence[Tokens] | Sequence[str]) -> int:
+    """How many tokens or characters all texts begin with; at least one remains of each, to predict from."""
+    low: Tokens | str = min(texts)
+    high: Tokens | str = max(texts)  # whatever these two share stands in all between them
     most = min(map(len, texts)) - 1
     return next((place for place in range(most) if low[place] != high[place]), most)
 
@@ -98,7 +120,8 @@ def _batches(groups: Sequence[list[Asked]], batch_size: int) -> Iterator[list[As
         if len(batch) >= batch_size:
             yield batch
             batch = []
-    yield batch
+    if batch:
+        yield batch
 
 
 def _read_shared(model: Any, batch: Sequence[Asked]) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.errors import UserError
+from pipeline.errors import StageFailed, UserError
 from pipeline.evaluation.compare import compared_pairs
 from pipeline.evaluation.metrics import CONFIDENCE, mcnemar
 from pipeline.evaluation.predictions import AGAIN, Header, says_nothing
@@ -159,14 +159,16 @@ def compare_solved(
     """Compare models by name on the same rows; `stages` are the recipe's training stages in order.
 
     Each stage is set against the one before it, other models against the base model. A model that says nothing in any
-    row is named in `refused` and not counted. Raises UserError when no model is left.
+    row is named in `refused` and not counted. Raises UserError when all say nothing, StageFailed when there is none.
     """
     order = [name for name in (BASE, *stages) if name in files]
     order += sorted(set(files) - set(order))
     silent = {name: _silent(name, files[name]) for name in order if _says_nothing(files[name])}
     counted = [name for name in order if name not in silent]
-    if not counted:
+    if silent and not counted:
         raise next(iter(silent.values()))
+    if not counted:
+        raise StageFailed(next(iter(refused.values()), "no model has predictions"))
     first = files[counted[0]]
     return Comparison(
         run=first.header.run,

@@ -11,7 +11,7 @@ EVERY = 8
 """Tokens between two looks."""
 WINDOW = 3 * EVERY
 """Tokens at the end that are looked at."""
-_STATED = re.compile(r"\bTherefore: (?:Yes|No)\b[.!]?(?=\s*[.!\n<])")
+_STATED = re.compile(r"\bTherefore: (?:Yes|No)\b(?:[.!]|(?=\s*[\n<]))")
 """The last line of a trace (docs/trace.md), and a sign that it is whole: `No` may begin `No path`."""
 
 

@@ -35,6 +35,19 @@ def result_table(comparison: dict[str, Any] | Comparison) -> Table:
     return table
 
 
+def set_line(name: str, comparison: Comparison) -> str:
+    """A further test set in one line: F1 of each model, and of the best that answers without reasoning."""
+    told = [
+        f"{model} {each.f1.value:.3f} [{each.f1.low:.3f}, {each.f1.high:.3f}]"
+        for model, each in comparison.models.items()
+    ]
+    shortcuts = {key: each.f1 for key, each in comparison.baselines.items() if key != SOLVER}
+    best = max(shortcuts, key=lambda key: shortcuts[key], default=None)
+    told += [f"baseline {baseline_name(best)} {shortcuts[best]:.3f}"] if best else []
+    told += [f"not counted: {', '.join(comparison.refused)}"] if comparison.refused else []
+    return f"F1 on {name}, {comparison.data.get('rows')} rows: " + ", ".join(told)
+
+
 def baseline_name(name: str) -> str:
     """How a baseline is called in tables."""
     return "exact solver (ceiling)" if name == SOLVER else name.replace("_", " ")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, UserError
 from pipeline.fit.cards import Card, known_card
 from pipeline.fit.memory import Correction
 from pipeline.fit.predict import Predictor, Setting
@@ -62,9 +62,13 @@ def _of_run(run: RunDir, tracer: Tracer) -> Iterator[Observation]:
         return
     for stage in recipe.training_stages():
         machine, allocated, reserved = _recorded(run.read_metrics(stage))
-        if machine and allocated and machine["versions"] == versions():
+        if not machine or not allocated or machine["versions"] != versions():
+            continue
+        try:
             predicted = _predicted(recipe, run, stage, machine, tracer)
-            yield Observation(run.name, stage, machine[MACHINE], machine["versions"], predicted, allocated, reserved)
+        except UserError:  # a model of unknown dimensions
+            continue
+        yield Observation(run.name, stage, machine[MACHINE], machine["versions"], predicted, allocated, reserved)
 
 
 def _recorded(lines: list[dict[str, Any]]) -> tuple[dict[str, Any], float, float]:

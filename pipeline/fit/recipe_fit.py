@@ -15,10 +15,12 @@ from pipeline.fit.memory import Correction, Memory
 from pipeline.fit.predict import Predictor, shorter
 from pipeline.fit.tracer import Tracer
 from pipeline.fit.workload import Work, work_of
-from pipeline.recipe import KINDS, Recipe
+from pipeline.recipe import Recipe
 from pipeline.run import RunDir
 
 GIB = 1 << 30
+PLANNED = ("sft", "grpo", "evaluate")
+"""Kinds of stages whose step is known here."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,14 @@ class StageFit:
 
 
 def gpu_stages(recipe: Recipe, *, all_of_them: bool = False) -> list[str]:
-    """Names of the stages that ask for a GPU (or that would use one)."""
-    use = [entry.name for entry in recipe.stages if KINDS[entry.kind].makes != "dataset"]
+    """Names of the stages that ask for a GPU (or that would use one) and whose memory can be predicted."""
+    use = [entry.name for entry in recipe.stages if entry.kind in PLANNED]
     return [name for name in use if all_of_them or recipe.resources[name].gpus]
+
+
+def unplanned(recipe: Recipe) -> list[str]:
+    """Names of the stages that ask for a GPU and of whose kind nothing can be predicted."""
+    return [each.name for each in recipe.stages if each.kind not in PLANNED and recipe.resources[each.name].gpus]
 
 
 def fit_stage(

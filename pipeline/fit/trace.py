@@ -9,10 +9,12 @@ measured step in the place of formulas).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,6 +29,8 @@ from pipeline.fit.meter import PeakMeter
 from pipeline.fit.step import Step, step_of
 
 DEPTHS = (2, 4)
+TILE = 32768
+"""Columns of the tiles in which TRL's head makes logits."""
 EIGHT_BIT_SMALLEST = 4096
 """Tensors of fewer elements keep 32-bit optimizer states in bitsandbytes' 8-bit optimizers."""
 
@@ -55,7 +59,8 @@ def _line(shallow: float, deep: float) -> list[float]:
 def peaks(step: Step, layers: int) -> Phases:
     """Bytes by phase and term of a model with so many layers."""
     model = meta_model(step, layers)
-    with FakeTensorMode(allow_non_fake_inputs=True), PeakMeter({step.config["vocab_size"], 32768}) as meter:
+    widths = {step.config["vocab_size"], TILE}
+    with gpu_kernels(step.keep_inputs), FakeTensorMode(allow_non_fake_inputs=True), PeakMeter(widths) as meter:
         fill(model, step, meter)
         if step.new_tokens:
             _generate(model, step, meter)
@@ -192,45 +197,42 @@ class _MeteredCache(DynamicCache):  # type: ignore[misc]
         return kept
 
 
-def stand_in() -> None:
-    """Let kernels allocate as on a GPU: those of Triton and cuBLAS nothing, dropout a mask of one byte an element."""
-    torch.nn.functional.dropout = _dropout
-    fused._forward_tile = fused._backward_tile = lambda *args, **kwargs: None
-    fused._addmm_fp32 = lambda *args: None
+@contextlib.contextmanager
+def gpu_kernels(keep_inputs: bool) -> Iterator[None]:
+    """Let kernels allocate as on a GPU while it is entered: those of Triton and cuBLAS nothing, dropout a mask of one
+    byte an element; with `keep_inputs`, bitsandbytes' 4-bit layers keep what they multiply.
+    """
+    product = four_bit.MatMul4Bit.forward
+
+    def keeping(ctx: Any, inputs: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        ctx.kept = inputs
+        return product(ctx, inputs, *rest, **options)
+
+    def nothing(*args: Any, **kwargs: Any) -> None:
+        pass
+
+    with contextlib.ExitStack() as changed:
+        for owner, name, other in (
+            (torch.nn.functional, "dropout", _dropout),
+            (fused, "_forward_tile", nothing),
+            (fused, "_backward_tile", nothing),
+            (fused, "_addmm_fp32", nothing),
+            *([(four_bit.MatMul4Bit, "forward", staticmethod(keeping))] if keep_inputs else []),
+        ):
+            changed.callback(setattr, owner, name, vars(owner)[name])
+            setattr(owner, name, other)
+        yield
 
 
 def _dropout(inputs: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
     return torch.native_dropout(inputs, p, True)[0] if training and p else inputs
 
 
-class KeepsInput:
-    """Makes bitsandbytes' 4-bit layers keep their inputs while it is entered, as old versions did."""
-
-    def __enter__(self) -> None:
-        self.forward = four_bit.MatMul4Bit.forward
-
-        def forward(ctx: Any, inputs: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
-            ctx.kept = inputs
-            return self.forward(ctx, inputs, *rest, **options)
-
-        four_bit.MatMul4Bit.forward = staticmethod(forward)
-
-    def __exit__(self, *problem: object) -> None:
-        four_bit.MatMul4Bit.forward = staticmethod(self.forward)
-
-
 def main() -> None:
     """Answer steps until stdin ends."""
     warnings.simplefilter("ignore")
-    stand_in()
     for line in sys.stdin:
-        step = step_of(json.loads(line))
-        if step.keep_inputs:
-            with KeepsInput():
-                found = trace(step)
-        else:
-            found = trace(step)
-        print(json.dumps(found), flush=True)
+        print(json.dumps(trace(step_of(json.loads(line)))), flush=True)
 
 
 if __name__ == "__main__":

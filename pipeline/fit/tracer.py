@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from pipeline.errors import StageFailed
 from pipeline.fit.step import Step
@@ -44,6 +45,7 @@ class Tracer:
     def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
         self.folder, self.tell = folder, tell
         self._process: subprocess.Popen[str] | None = None
+        self._said: IO[str] | None = None
 
     def __enter__(self) -> Tracer:
         return self
@@ -53,6 +55,8 @@ class Tracer:
     ) -> None:
         if self._process is not None:
             self._process.communicate()
+        if self._said is not None:
+            self._said.close()
 
     def cached(self, step: Step) -> Trace | None:
         """A step's trace if the cache has it."""
@@ -74,9 +78,10 @@ class Tracer:
     def _ask(self, step: Step) -> dict[str, Any]:
         if self._process is None:
             self.tell("fit: starting the tracer (torch; some seconds, once)")
+            self._said = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - lives as long as the process
             self._process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-m", "pipeline.fit.trace"], cwd=HOME, text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
             )  # fmt: skip
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
@@ -90,9 +95,11 @@ class Tracer:
         return dict(json.loads(line))
 
     def _failed(self) -> None:
-        assert self._process is not None and self._process.stderr is not None
-        words = self._process.stderr.read().strip().splitlines()
+        assert self._process is not None and self._said is not None
+        self._process.communicate()
         self._process = None
+        self._said.seek(0)
+        words = self._said.read().strip().splitlines()
         raise StageFailed(
             "the memory tracer failed", value=words[-1] if words else "no output", where="pipeline/fit/trace.py",
             do="see whether this Python has the packages of requirements.txt",

@@ -19,6 +19,8 @@ LONGEST = {2: 240, 3: 390, 4: 1000, 5: 3040, 6: 9260}
 """Characters of the longest Corr2Cause row by its number of variables; `corr2cause generate` makes them all."""
 LONGEST_TEST = {2: 240, 3: 330, 4: 680, 5: 1610, 6: 1850}
 """The same of the released test set."""
+QUESTION = 2300
+"""Characters of the longest question of the other tasks (math; those of gsm8k, mbpp and humaneval are shorter)."""
 GROWTH = 3
 """How many times longer rows get with each variable above six."""
 TEMPLATE = 400
@@ -131,7 +133,9 @@ def _counted(recipe: Recipe, run: RunDir, stage: str) -> Lengths | None:
 
 
 def prompt_tokens(recipe: Recipe, rows: Literal["train", "test"]) -> int:
-    """Most tokens of a prompt by the number of variables."""
+    """Most tokens of a prompt: by the task, that of Corr2Cause by its number of variables."""
+    if recipe.task != "corr2cause":
+        return int((QUESTION + TEMPLATE) / CHARACTERS)
     table, variables = (LONGEST if rows == "train" else LONGEST_TEST), recipe.data.max_variables
     characters = table[min(variables, 6)] * GROWTH ** max(0, variables - 6)
     return int((characters + TEMPLATE) / CHARACTERS)

@@ -124,7 +124,7 @@ def test_sets(recipe: Recipe, run: RunDir, own: Evaluate) -> list[TestSet]:
         trained = frozenset(read_json(data / TRAINED))
         tokenizer = load_tokenizer(base_source(recipe, run), recipe.model.revision)
     for name in own.sets:
-        made = named_set(name, own.set_rows, trained, recipe.seed)
+        made = named_set(name, own.set_rows, trained, recipe.seed, own.set_variables)
         rows = list(prompts(recipe, made.rows, tokenizer))
         if not rows:
             raise UserError("training had every class of a test set", value=name, where="evaluate.sets",

@@ -12,6 +12,7 @@ from pipeline.cluster import ClusterFile, sbatch_flags
 from pipeline.dag import Stage
 from pipeline.errors import NeedsMissing, UserError
 from pipeline.recipe import KINDS, Recipe
+from pipeline.recipe_questions import SOURCES
 from pipeline.records import Done, first_difference
 from pipeline.run import HOME, RunDir
 from pipeline.settings import nearest
@@ -107,7 +108,7 @@ def make_plan(recipe: Recipe, run: RunDir, cluster: ClusterFile, choice: Choice,
     """
     if recipe.task == "corr2cause":
         check_source(recipe.data.source)
-    else:
+    elif recipe.task in SOURCES:
         from pipeline.tasks.published import check_files  # brings all tasks, which no other plan needs
 
         check_files(recipe, recipe.training_stages())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.tasks.example import Example
-from pipeline.tasks.math_answers import after_hashes, grade
+from pipeline.tasks.math_answers import after_hashes, final_part, grade
 from pipeline.tasks.score import Score
 
 SPLITS = ("train", "test")
@@ -25,5 +25,10 @@ def example(row: Mapping[str, Any]) -> Example:
 
 
 def score(completion: str, row: Mapping[str, Any]) -> Score:
-    """Judge the final answer of a completion by the number after `####` in the row's `answer`."""
+    """Judge the final answer of a completion by the number after `####` in the row's `answer`.
+
+    A solution in the data set's own style, with calculator annotations, is unfinished without a line `#### number`.
+    """
+    if _CALCULATOR.search(completion) and after_hashes(final_part(completion)) is None:
+        return Score(False, None, "a solution with calculator annotations that does not come to its ####")
     return grade(completion, after_hashes(row["answer"]))

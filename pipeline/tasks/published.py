@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.question_recipe import task_of
+from pipeline.question_recipe import source_of, task_of
 from pipeline.recipe import Recipe
-from pipeline.recipe_questions import SOURCES
 from pipeline.settings import raise_all
 from pipeline.tasks import arithmetic, mbpp
 from pipeline.tasks.names import TASKS, check_row
 from pipeline.tasks.source import MAX_REPORTED, is_file_source, is_folder_source
+from pipeline.training.hub import data_item
 
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".parquet")
 _OTHER_NAMES = {"validation": ("validation", "dev", "val")}
@@ -30,6 +31,8 @@ class Origin:
     source: str
     split: str | None
     """None where the source is one file without splits, or has only one."""
+    revision: str | None = None
+    """Of a hub data set: the commit that is in the cache."""
 
     @property
     def path(self) -> Path | None:
@@ -44,8 +47,8 @@ def origin(recipe: Recipe, name: str) -> Origin:
     Raises UserError for a split that the published set does not have.
     """
     part, task = recipe.data.parts.get(name), task_of(recipe, name)
-    own = recipe.data.source if task == recipe.task else SOURCES[task]
-    source, split = (part.source if part else None) or own, part.split if part else None
+    told, split = source_of(recipe, name), part.split if part else None
+    source = told.name
     splits = TASKS[task].SPLITS
     if is_file_source(source) or source == "generated":
         return Origin(task, source, split)
@@ -57,7 +60,7 @@ def origin(recipe: Recipe, name: str) -> Origin:
             f"{task} has no split {wanted}: it has", value=", ".join(splits), where=f"data.parts.{name}",
             do=f"give data.parts.{name} another task or source, or name its split",
         )  # fmt: skip
-    return Origin(task, source, wanted)
+    return Origin(task, source, wanted, told.revision)
 
 
 def rows_of(where: Origin) -> list[tuple[int, dict[str, Any]]]:
@@ -158,12 +161,13 @@ def _objects(line: str, number: int, path: Path) -> list[dict[str, Any]]:
 def _hub(where: Origin) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset
 
-    source, _, configuration = where.source.partition(":")
+    folder = data_item(where.source, where.revision, "data").folder(os.environ)
+    configuration = where.source.partition(":")[2] or None
     try:
-        rows = load_dataset(source, configuration or None, split=where.split)
+        rows = load_dataset(str(folder), configuration, split=where.split)
     except (OSError, ValueError) as error:
         raise UserError(
             "cannot load the data set", value=where.source, where=f"data.source ({str(error)[:150]})",
-            do="check the name; without network bring it into the cache first (HF_HOME), or give a file",
+            do="check the name and `prefetch` it, or give a file",
         ) from error  # fmt: skip
     yield from (dict(row) for row in rows)

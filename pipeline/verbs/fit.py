@@ -12,7 +12,7 @@ from pipeline.cluster import ClusterFile, output_root
 from pipeline.errors import PipelineError
 from pipeline.fit.calibration import observe, read_observations
 from pipeline.fit.cards import Card, card_named, known_card
-from pipeline.fit.recipe_fit import StageFit, fit_stage, gpu_stages, refuse
+from pipeline.fit.recipe_fit import StageFit, fit_stage, gpu_stages, refuse, unplanned
 from pipeline.fit.tracer import Tracer
 from pipeline.recipe import Recipe
 from pipeline.run import RunDir
@@ -70,7 +70,7 @@ def _tell(words: str) -> None:
 
 def planned(recipe: Recipe, run: RunDir, card: Card | None) -> tuple[list[StageFit], list[str]]:
     """(fits of the stages that ask for a GPU and are not done, what could not be predicted and why)."""
-    found, unknown = [], []
+    found, unknown = [], [f"{name}: memory of stages of this kind is not predicted" for name in unplanned(recipe)]
     folder = run.cache(CACHE)
     with Tracer(folder, _tell) as tracer:
         seen = read_observations(folder)

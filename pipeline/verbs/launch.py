@@ -70,7 +70,10 @@ def run(
     choice = Choice(only, first, last, replace, fresh)
     if swept:
         sweep = make_sweep(recipe, overrides or [], swept, run_name, model)
-        show_sweep(sweep, choice, as_json) if dry_run else run_sweep(sweep, choice, _via(via), as_json)
+        if dry_run:
+            show_sweep(sweep, choice, as_json)
+        else:
+            run_sweep(sweep, choice, _via(via), as_json)
         return
     settings, folder, cluster = resolve(recipe, overrides or [], run_name, model)
     refuse_sweep(folder)

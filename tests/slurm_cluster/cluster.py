@@ -151,11 +151,18 @@ class Cluster:
         self._wait("slurmctld", lambda: self.call("scontrol", "ping").returncode == 0)
 
     def kill(self, part: str, how: signal.Signals = signal.SIGKILL) -> None:
-        """End the daemon of a part: slurmctld, or a node's slurmd; what it started lives on."""
+        """End the daemon of a part: slurmctld, or a node's slurmd; what it started lives on.
+
+        One that has not ended a while after another signal is killed, as a service manager does.
+        """
         pid, started = self.processes[part]
+        for number, seconds in ((how, 60), (signal.SIGKILL, 30)):
+            if start_time(pid) == started:
+                send(pid, number)
+                with suppress(TimeoutError):
+                    wait_until(f"{part} is dead", lambda: start_time(pid) != started, seconds)
         if start_time(pid) == started:
-            send(pid, how)
-            wait_until(f"{part} is dead", lambda: start_time(pid) != started, 180)  # it waits for nodes that are silent
+            raise TimeoutError(f"{part} (process {pid}) does not die")
 
     def down(self) -> None:
         """End exactly the processes of this cluster, jobs included. Nothing happens when there are none."""
