@@ -12,12 +12,12 @@ from pipeline.errors import PipelineError, UserError, UserErrors
 from pipeline.load import recipe_file, recipe_names
 from pipeline.run import HOME
 from pipeline.settings import nearest
-from pipeline.verbs import hub, launch, results, scoring, site, sweep_results, use, watch
+from pipeline.verbs import evaluate, fit, hub, launch, results, scoring, site, sweep_results, use, watch
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 VERBS: tuple[Callable[..., None], ...] = (
-    launch.run, launch.plan, hub.prefetch, watch.status, watch.why, watch.logs, launch.cancel, launch.retry,
-    watch.evaluate, scoring.score, watch.report, results.compare, results.gate, use.merge, use.chat, use.infer,
+    launch.run, launch.plan, fit.fit, hub.prefetch, watch.status, watch.why, watch.logs, launch.cancel, launch.retry,
+    evaluate.evaluate, scoring.score, watch.report, results.compare, results.gate, use.merge, use.chat, use.infer,
     hub.sync, site.init, site.doctor, launch.render,
 )  # fmt: skip
 """In the order in which `--help` lists them."""

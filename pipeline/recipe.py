@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.recipe_contrastive import Contrastive, Robustness, Triplets
 from pipeline.recipe_data import Data
+from pipeline.recipe_evaluate import Evaluate
+from pipeline.recipe_questions import SOURCES, QuestionTask, Reward
 from pipeline.recipe_rewards import Rewards
+from pipeline.recipe_stage import Checkpoints, StageSettings
 from pipeline.settings import Count, Positive, Section, Share, Tree
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -71,24 +75,10 @@ class Model(Section):
         return self
 
 
-class StageSettings(Section):
-    """Own keys of a stage's section, and what a stage of this kind makes."""
-
-    makes: ClassVar[Literal["dataset", "model", "results"]]
-
-
 class Preprocess(StageSettings):
     """The preprocess stage has no settings of its own: see `data`."""
 
     makes = "dataset"
-
-
-class Checkpoints(Section):
-    """When a training stage saves all that it needs to go on exactly, and how many of these stay on the disk."""
-
-    every_steps: Positive = 100
-    keep: Positive = 2
-    """While a new one is written there is one more. All are deleted when the stage is done."""
 
 
 class Muon(Section):
@@ -112,12 +102,12 @@ class Sft(StageSettings):
 
 
 class Guard(Section):
-    """Watches F1 on dev rows during GRPO and keeps the best checkpoint."""
+    """Watches F1 (accuracy, where the task has no classes) on dev rows during GRPO and keeps the best checkpoint."""
 
     every_steps: Positive = 20
     rows: Positive = 256
     stop_below: Share = 0.5
-    """Stop when dev F1 falls below this share of the F1 that the stage began with; 0 never stops."""
+    """Stop when it falls below this share of what the stage began with; 0 never stops."""
 
 
 class Grpo(StageSettings):
@@ -130,6 +120,9 @@ class Grpo(StageSettings):
     micro_batch_size: Positive = 8
     num_generations: Annotated[int, Field(ge=2)] = 8
     rewards: Rewards = Rewards()
+    """Of the task corr2cause."""
+    reward: Reward | None = None
+    """Of the other tasks; null: that of the task, 1 for a right answer and 0 for another."""
     guard: Guard | None = Guard()
     checkpoint: Checkpoints = Checkpoints()
 
@@ -142,20 +135,15 @@ class Grpo(StageSettings):
         return self
 
 
-class Evaluate(StageSettings):
-    """How models are asked and how their answers are counted."""
-
-    makes = "results"
-
-    max_new_tokens: Positive = 512
-    batch_size: Positive = 32
-    temperature: Annotated[float, Field(ge=0)] = 0.0
-    """0 is greedy."""
-    bootstrap: Positive = 2000
-    """Resamples of whole premises for the intervals."""
-
-
-KINDS: dict[str, type[StageSettings]] = {"preprocess": Preprocess, "sft": Sft, "grpo": Grpo, "evaluate": Evaluate}
+KINDS: dict[str, type[StageSettings]] = {
+    "preprocess": Preprocess,
+    "sft": Sft,
+    "grpo": Grpo,
+    "evaluate": Evaluate,
+    "triplets": Triplets,
+    "contrastive": Contrastive,
+    "robustness": Robustness,
+}
 """Stage kinds and the own keys of their sections. A kind that makes a model also takes the trainer's options."""
 
 
@@ -256,7 +244,7 @@ class Recipe(Section):
     """A whole recipe. `sections` holds the settings of each stage by name, trainer options included."""
 
     name: str
-    task: Literal["corr2cause"] = "corr2cause"
+    task: Literal["corr2cause", "injection"] | QuestionTask = "corr2cause"
     seed: Count = 42
     model: Model
     data: Data = Data()
@@ -265,6 +253,15 @@ class Recipe(Section):
     resources: dict[str, Resources]
     tracking: Tracking = Tracking()
     health: Health = Health()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _source(cls, tree: Any) -> Any:
+        """Rows come from where those of the task are published, unless the recipe says."""
+        data = tree.get("data") or {}
+        if not isinstance(data, dict) or tree.get("task") not in SOURCES or data.get("source") is not None:
+            return tree
+        return {**tree, "data": {**data, "source": SOURCES[tree["task"]]}}
 
     def training_stages(self) -> list[str]:
         """Names of the stages that make a model, in order."""
@@ -288,6 +285,6 @@ class Recipe(Section):
         return [
             f"{entry.name}.rewards: {told}"
             for entry in self.stages
-            if entry.kind == "grpo"
+            if entry.kind == "grpo" and self.task == "corr2cause"
             for told in self.own(entry.name).rewards.warnings(self.data.balance, self.trainer_options(entry.name))
         ]

@@ -54,7 +54,7 @@ def propose(
     value: Any
     match failure:
         case "GPU memory":
-            key = "batch_size" if KINDS[recipe.stage(stage).kind].makes == "results" else "micro_batch_size"
+            key = "micro_batch_size" if KINDS[recipe.stage(stage).kind].makes == "model" else "batch_size"
             value = getattr(recipe.own(stage), key, 1)
             changed, key = (value // 2 if value > 1 else value), f"{stage}.{key}"
         case "memory":

@@ -98,7 +98,8 @@ class RunDir(RunPaths):
         """Record the state of a stage; facts not given stay as they are. A new state goes into the timeline too."""
         write_json(self.stage(stage) / "state.json", {**self.state(stage), **facts, "updated": now()})
         if "state" in facts:
-            told = {key: facts.get(key) for key in ("attempt", "job", "host", "exit_code", "slurm", "reason")}
+            keys = ("attempt", "job", "host", "exit_code", "slurm", "reason", "peak_memory_gb")
+            told = {key: facts.get(key) for key in keys}
             self.log_event(str(facts["state"]), stage, **told)
 
     def submission(self, stage: str) -> dict[str, Any]:

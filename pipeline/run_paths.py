@@ -45,25 +45,39 @@ class RunPaths:
         return self.results / "comparison.json"
 
     @property
+    def robustness(self) -> Path:
+        """What injected instructions do to the models of the run, as JSON."""
+        return self.results / "robustness.json"
+
+    def attacked(self, model: str) -> Path:
+        """What one model answered to attacks and benign inputs."""
+        return self.results / "robustness" / f"{model}.jsonl"
+
+    def attacked_files(self) -> list[Path]:
+        """What all models answered to attacks."""
+        return sorted((self.results / "robustness").glob("*.jsonl"))
+
+    @property
     def report(self) -> Path:
         """The page of results."""
         return self.results / "report.html"
 
-    def predictions(self, model: str) -> Path:
-        """Prediction file of one model on the main test set."""
-        return self.results / "predictions" / f"{model}.jsonl"
+    def predictions(self, model: str, test: str = "") -> Path:
+        """Prediction file of one model on the main test set, or on the one of this name."""
+        return self.results / "predictions" / test / f"{model}.jsonl"
 
-    def partial_predictions(self, model: str) -> Path:
+    def partial_predictions(self, model: str, test: str = "") -> Path:
         """The answers of one model that an interrupted evaluation has so far."""
-        return self.predictions(model).with_suffix(".partial")
+        return self.predictions(model, test).with_suffix(".partial")
 
     def predictions_bytes(self) -> int:
-        """Length of all prediction files, unfinished ones too."""
-        return sum(path.stat().st_size for path in (self.results / "predictions").glob("*"))
+        """Length of all files of predictions and of answers to attacks, unfinished ones too."""
+        folders = (self.results / "predictions", self.results / "robustness")
+        return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
 
-    def prediction_files(self) -> list[Path]:
-        """All prediction files on the main test set."""
-        return sorted((self.results / "predictions").glob("*.jsonl"))
+    def prediction_files(self, test: str = "") -> list[Path]:
+        """All prediction files on a test set."""
+        return sorted((self.results / "predictions" / test).glob("*.jsonl"))
 
     @property
     def slurm_output(self) -> Path:

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.evaluation.schema import read_comparison
-from pipeline.evaluation.summary import difference_lines, result_table
+from pipeline.evaluation.summary import difference_lines, result_table, set_line
+from pipeline.fit.recipe_fit import StageFit
 from pipeline.recipe import Recipe
 from pipeline.run import RunDir
 from pipeline.submit.doctor import Check
@@ -24,6 +25,7 @@ from pipeline.submit.plan import Plan, StagePlan
 from pipeline.submit.status import StageStatus, duration
 from pipeline.submit.transaction import placeholders, sbatch_commands
 from pipeline.submit.why import Why
+from pipeline.verbs.fit_table import fit_lines, fit_table, stage_tree
 
 console = Console(highlight=False)
 
@@ -118,10 +120,12 @@ def place(plan: Plan, via: str, *, chosen: bool) -> None:
         console.print("running on this machine, one stage after the other: no Slurm answers here")
 
 
-def plan(plan: Plan, as_json: bool) -> None:
-    """The plan as a table with the exact commands and scripts, or as JSON."""
+def plan(plan: Plan, as_json: bool, fits: Sequence[StageFit] = (), unknown: Sequence[str] = ()) -> None:
+    """The plan as a table with the exact commands and scripts, or as JSON; `fits` of its stages, and what is not known
+    of them.
+    """
     if as_json:
-        print(json.dumps(plan_dict(plan), indent=1))
+        print(json.dumps(plan_dict(plan, fits, unknown), indent=1))
         return
     console.print(
         f"run {plan.run.name} of recipe {plan.recipe.name}, under {plan.run.root}", markup=False, soft_wrap=True
@@ -138,6 +142,10 @@ def plan(plan: Plan, as_json: bool) -> None:
         )
     console.print(table)
     decisions(plan)
+    if fits:
+        console.print(fit_table(list(fits)))
+    for line in [*(fit_lines(list(fits)) if fits else []), *unknown]:
+        console.print(line, markup=False, soft_wrap=True)
     for each in plan.to_run:
         console.rule(f"{plan.run.script(each.stage.name)}", align="left", style="dim")
         console.print(each.script, markup=False, soft_wrap=True, end="")
@@ -160,10 +168,11 @@ def _command(plan: Plan, each: StagePlan) -> str:
     return "\n".join(shlex.join(command) for command in sbatch_commands(plan, each, names, own))
 
 
-def plan_dict(plan: Plan) -> dict[str, Any]:
-    """The plan for --json."""
-    stages = [_as_dict(plan, each) for each in plan.stages]
-    return {"run": plan.run.name, "warnings": plan.warnings, "stages": stages}
+def plan_dict(plan: Plan, fits: Sequence[StageFit] = (), unknown: Sequence[str] = ()) -> dict[str, Any]:
+    """The plan for --json, with what `plan` shows of the stages' fits."""
+    fitted = {each.work.name: stage_tree(each) for each in fits}
+    stages = [{**_as_dict(plan, each), "fit": fitted.get(each.stage.name)} for each in plan.stages]
+    return {"run": plan.run.name, "warnings": [*plan.warnings, *unknown], "stages": stages}
 
 
 def _as_dict(plan: Plan, each: StagePlan) -> dict[str, object]:
@@ -192,13 +201,22 @@ def submitted(run: RunDir, jobs: Mapping[str, Sequence[str]], before: Mapping[st
 
 
 def results(run: RunDir) -> None:
-    """The result table, what the differences mean, and where the report is; nothing when there is no result yet."""
+    """The result table, what differences mean, what attacks did, where the report is; nothing without results."""
+    from pipeline.evaluation.robustness_page import result_lines  # its template engine is slow to load
+
+    attacked = result_lines(run)
+    for line in attacked:
+        console.print(line, markup=False, soft_wrap=True)
     comparison = read_comparison(run.comparison)
     if comparison is None:
+        if attacked:
+            console.print(f"attacks: {run.robustness}\nreport:  {run.report}", markup=False, soft_wrap=True)
         return
     console.print(result_table(comparison))
     for line in difference_lines(comparison):
         console.print(line, markup=False, soft_wrap=True)
+    for test, each in comparison.sets.items():
+        console.print(set_line(test, each), markup=False, soft_wrap=True)
     console.print(f"table:  {run.comparison}\nreport: {run.report}", markup=False, soft_wrap=True)
 
 

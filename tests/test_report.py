@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from test_evaluation import PREMISE, prediction, predictions
 
+from pipeline.evaluation import provenance
 from pipeline.evaluation.changes import marked
 from pipeline.evaluation.compare import compare, write_comparison
 from pipeline.evaluation.predictions import Step, write_predictions
@@ -233,3 +234,27 @@ def test_on_a_phone_only_tables_scroll_sideways(run: RunDir, tmp_path: Path) -> 
     assert found, shown[-500:]
     assert 370 <= int(found[1]) <= 390 and int(found[2]) <= int(found[1])
     assert "CONSOLE" not in told
+
+
+def test_attempts_are_told_as_the_timeline_has_them(tmp_path: Path) -> None:
+    run = RunDir(tmp_path, "r")
+    recipe = load_recipe(recipe_file(HOME, "smoke"))
+    run.write_resolved(recipe, {"via": "local"})
+    for job, end in (("11", "interrupted"), ("12", ""), ("13", "done")):
+        number = run.new_attempt("sft")
+        run.attempt_log("sft", number).write_text(f"last words of {number}\n", encoding="utf-8")
+        run.write_state(
+            "sft", state="running", attempt=number, job=job, host="n1", started=f"2026-01-0{number}T00:00:00+00:00"
+        )
+        if end:
+            reason = "TIMEOUT" if end != "done" else ""
+            run.write_state("sft", state=end, ended="2026-01-09T00:00:00+00:00", reason=reason, peak_memory_gb=1.25)
+    found = {each.number: each for each in provenance.attempts(run, recipe) if each.stage == "sft"}
+    assert [(each.state, each.cause, each.job) for each in found.values()] == [
+        ("interrupted", "TIMEOUT", "11"), ("did not finish", "last words of 2", "12"), ("done", "", "13"),
+    ]  # fmt: skip
+    assert found[1].started and found[1].ended and not found[2].ended
+    others = [each for each in provenance.attempts(run, recipe) if each.stage != "sft"]
+    assert {(each.number, each.state) for each in others} == {(0, "not started")}
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "1.25 GB" in page and "TIMEOUT" in page and "last words of 2" in page

@@ -22,8 +22,13 @@ LAYERS = [
         "remedies",
         "dag",
         "recipe",
+        "recipe_contrastive",
         "recipe_data",
+        "recipe_evaluate",
         "recipe_rewards",
+        "recipe_stage",
+        "recipe_questions",
+        "question_recipe",
         "cluster",
         "records",
         "settings",
@@ -115,11 +120,12 @@ def test_the_launcher_imports_nothing_heavy() -> None:
 
 
 def test_no_pickle_and_no_broad_except_outside_the_cli() -> None:
+    """Inside the sandbox whatever untrusted code raises is an answer."""
     for path in FILES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 assert not {alias.name for alias in node.names} & {"pickle", "dill"}, path
-            if isinstance(node, ast.ExceptHandler) and path.name != "cli.py":
+            if isinstance(node, ast.ExceptHandler) and path.name != "cli.py" and path.parent.name != "sandboxed":
                 name = ast.unparse(node.type) if node.type else ""
                 assert name not in ("", "Exception", "BaseException"), f"{path}:{node.lineno}"

@@ -12,6 +12,7 @@ from pipeline.evaluation.baselines import baselines, shown
 from pipeline.evaluation.labels import TestVersion, exact_labels, parsed, published_test, released_labels
 from pipeline.evaluation.metrics import bootstrap, bootstrap_f1, calibration, classification, difference_f1, mcnemar
 from pipeline.evaluation.predictions import Predictions, speechless
+from pipeline.evaluation.sampling import sampling
 from pipeline.evaluation.schema import (
     BASE,
     SOLVER,
@@ -39,10 +40,12 @@ def compare(
 
     Each stage is set against the one before it, a model that is no stage against the base model. A model that says
     nothing in any row is named in `refused`, beside those given (name -> why), and not counted. Raises UserError when
-    two models were asked different rows, and when no model says anything.
+    two models were asked different rows, and when no model says anything; StageFailed when there is none at all.
     """
     order = [name for name in (BASE, *stages) if name in predictions]
     order += sorted(set(predictions) - set(order))
+    if not order:
+        raise StageFailed(next(iter((refused or {}).values()), "no model has predictions"))
     first = predictions[order[0]]
     for name in order[1:]:
         _same_rows(order[0], first, name, predictions[name])
@@ -95,8 +98,9 @@ def _baselines(predictions: Predictions, known: Known) -> dict[str, dict[str, fl
 def fail_for_refused(comparison: Comparison, models: Iterable[str]) -> None:
     """Raise StageFailed when one of these models is among the refused ones."""
     for name in models:
-        if name in comparison.refused:
-            raise StageFailed(comparison.refused[name])
+        for one in (comparison, *comparison.sets.values()):
+            if name in one.refused:
+                raise StageFailed(one.refused[name])
 
 
 def write_comparison(path: Path, comparison: Comparison) -> None:
@@ -125,6 +129,7 @@ def model_result(predictions: Predictions, known: Known, resamples: int, seed: i
         mean_completion_tokens=sum(row.tokens for row in rows) / max(len(rows), 1),
         truncated=sum(not row.ended for row in rows),
         calibration=_calibration(predictions),
+        sampling=sampling(predictions, resamples, seed),
         by_num_variables=_groups(predictions, [row.num_variables for row in rows], resamples, seed),
         by_template=_groups(predictions, [row.template for row in rows], resamples, seed),
         label_versions=_label_versions(predictions, known, resamples, seed),

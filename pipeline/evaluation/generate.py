@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from pipeline.evaluation.stop_at_answer import AnswerStop, cut_at_answer
 
 PROGRESS_SECONDS = 10.0
 
@@ -17,6 +19,25 @@ class Completion:
     text: str
     tokens: int
     ended: bool
+    p_yes: float | None = None
+    """Probability of Yes against No, where the answer was scored by it."""
+    prompt_tokens: int = 0
+    """As a server counts them; 0 is not known."""
+
+
+class Progress:
+    """Says every ten seconds how many rows are done."""
+
+    def __init__(self, name: str, rows: int) -> None:
+        """Without a name nothing is said."""
+        self.name, self.rows = name, rows
+        self.started = self.printed = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        """`done` rows have an answer now."""
+        if self.name and time.monotonic() - self.printed > PROGRESS_SECONDS:
+            self.printed = time.monotonic()
+            print(f"{self.name}: {done}/{self.rows} rows, {self.printed - self.started:.0f} s", flush=True)
 
 
 def complete(
@@ -31,19 +52,21 @@ def complete(
     progress: str = "",
     known: Mapping[int, Completion] | None = None,
     on_batch: Callable[[dict[int, Completion]], None] | None = None,
+    stop_at_answer: bool = False,
 ) -> list[Completion]:
     """A completion for each prompt, in their order; the model's mode (train or eval) is put back afterwards.
 
     `prompts` are texts that went through the chat template. Temperature 0 is greedy; sampling is reproducible for
     equal seeds and batch sizes. With `progress`, a line every ten seconds. Batches whose prompts are all `known` (by
-    their index) are not asked again; `on_batch` gets what each other batch made.
+    their index) are not asked again; `on_batch` gets what each other batch made. With `stop_at_answer` a completion
+    ends with the answer that it states first.
     """
     import torch
 
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     found: dict[int, Completion] = dict(known or {})
     was_training = model.training
-    started = printed = time.monotonic()
+    told = Progress(progress, len(prompts))
     model.eval()
     try:
         with torch.inference_mode(), torch.random.fork_rng():
@@ -52,31 +75,37 @@ def complete(
                 if found.keys() >= set(batch):
                     continue
                 torch.manual_seed(seed + first)  # so that a batch does not depend on which were asked before it
-                written = _complete_batch(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, temperature)
+                asked = [prompts[i] for i in batch]
+                written = _complete_batch(model, tokenizer, asked, max_new_tokens, temperature, stop_at_answer)
                 made = dict(zip(batch, written, strict=True))
                 found |= made
                 if on_batch:
                     on_batch(made)
-                if progress and time.monotonic() - printed > PROGRESS_SECONDS:
-                    printed = time.monotonic()
-                    print(f"{progress}: {len(found)}/{len(prompts)} rows, {printed - started:.0f} s", flush=True)
+                told(len(found))
     finally:
         model.train(was_training)
     return [found[index] for index in range(len(prompts))]
 
 
 def _complete_batch(
-    model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int, temperature: float
+    model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int, temperature: float, stop_at_answer: bool
 ) -> list[Completion]:
     encoded = tokenizer(prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
     ids, mask = encoded["input_ids"].to(model.device), encoded["attention_mask"].to(model.device)
     sampled = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     sampling = sampled if temperature > 0 else {"do_sample": False}
-    written = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, **sampling)[
-        :, ids.shape[1] :
-    ].tolist()
+    stop = AnswerStop(tokenizer, ids.shape[1], len(prompts)) if stop_at_answer else None
+    written = model.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens,
+        stopping_criteria=[stop] if stop else None, **sampling,
+    )[:, ids.shape[1] :].tolist()  # fmt: skip
     ends = _end_tokens(model, tokenizer)
-    return [_cut(tokenizer, tokens, ends) for tokens in written]
+    if stop is None:
+        return [_cut(tokenizer, tokens, ends) for tokens in written]
+    return [
+        replace(one, text=cut_at_answer(one.text) or one.text, ended=one.ended or length is not None)
+        for one, length in ((_cut(tokenizer, t[:n], ends), n) for t, n in zip(written, stop.lengths, strict=True))
+    ]
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> set[int]:

@@ -192,6 +192,18 @@ def difference_f1(
     return _percentile(value, f1_of(drawn[:, :6]) - f1_of(drawn[:, 6:]))
 
 
+def mean_interval(values: Sequence[float], premises: Sequence[str], resamples: int, seed: int) -> Interval:
+    """The mean of a value (0..1) of each row and its interval, whole premises drawn as in `bootstrap`."""
+    places = {name: place for place, name in enumerate(sorted(set(premises)))}
+    sums = np.zeros((len(places), 2))
+    np.add.at(sums, [places[name] for name in premises], np.stack([values, np.ones(len(values))], axis=-1))
+    value = float(np.mean(values)) if len(values) else 0.0
+    if len(places) < 2:
+        return Interval(value=value, low=0.0, high=1.0)
+    drawn = _draws(len(places), resamples, seed) @ sums
+    return _percentile(value, drawn[:, 0] / drawn[:, 1])
+
+
 def mcnemar(fixed: int, broken: int) -> float:
     """Exact two-sided p of McNemar's test: of the rows that changed, `fixed` became right and `broken` wrong.
 

@@ -34,6 +34,16 @@ class Step(_Strict):
     reason: str
 
 
+class Sample(_Strict):
+    """One of several completions that were drawn for a row."""
+
+    completion: str
+    answer: Answer | None
+    correct: bool
+    tokens: int
+    ended: bool
+
+
 class Prediction(_Strict):
     """One row: what the model was asked, what it said, and the verdict."""
 
@@ -58,6 +68,8 @@ class Prediction(_Strict):
     """Whether the completion ended by itself, not at max_new_tokens."""
     p_yes: Annotated[float, Field(ge=0, le=1)] | None = None
     """Probability of Yes against No, where answers were scored by it."""
+    samples: list[Sample] = Field(default_factory=list)
+    """Where several completions were drawn: all of them; the row's own is the first."""
 
 
 class Header(_Strict):
@@ -75,7 +87,7 @@ class Header(_Strict):
     data_fingerprint: str
     seed: int
     created: str
-    generation: dict[str, int | float]
+    generation: dict[str, int | float | str | bool]
     versions: dict[str, str]
     rows: int
 
@@ -142,9 +154,14 @@ def check_rows(predictions: Predictions, where: Path) -> None:
         if repeated:
             _refuse(f"{len(repeated)} rows stand more than once, the first", repeated[0], where)
     for row in rows:
-        if row.correct != (row.answer == ("yes" if row.label == 1 else "no")):
-            said = f"answer {row.answer}, label {row.label}, correct {row.correct}"
-            _refuse(f"the verdict of row {row.row} (id {row.id}) contradicts itself", said, where)
+        verdicts: list[Prediction | Sample] = [row, *row.samples]
+        for each in verdicts:
+            if each.correct != (each.answer == ("yes" if row.label == 1 else "no")):
+                said = f"answer {each.answer}, label {row.label}, correct {each.correct}"
+                _refuse(f"the verdict of row {row.row} (id {row.id}) contradicts itself", said, where)
+        if len(row.samples) != len(rows[0].samples) or (row.samples and row.samples[0].completion != row.completion):
+            what = f"row {row.row} (id {row.id}) has not as many samples as the first, or another completion than its"
+            _refuse(f"{what} first one; samples", len(row.samples), where)
 
 
 def _repeated(keys: Iterable[object]) -> list[object]:

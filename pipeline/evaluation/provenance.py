@@ -14,6 +14,7 @@ from pipeline.recipe import Recipe
 from pipeline.records import read_json
 from pipeline.run import HOME, RunDir
 
+GPU_PEAK = "peak_gpu_memory_gb"
 TOKENS = ("num_tokens", "num_input_tokens_seen")
 """What the trainers call the tokens that they have worked through."""
 
@@ -31,6 +32,10 @@ class StageCost:
     """Worked through in training, or written in evaluation."""
     megabytes: float | None
     """Size of its outputs."""
+    peak: float | None
+    """GB of main memory of its largest process, at most."""
+    gpu_peak: float | None
+    """GB of a GPU's memory, at most; known of evaluation only."""
 
     @property
     def gpu_hours(self) -> float | None:
@@ -56,6 +61,8 @@ def _cost(run: RunDir, recipe: Recipe, stage: str, kind: str, found: Mapping[str
         waited=_between(run.submission(stage).get("submitted"), state.get("started")),
         tokens=tokens,
         megabytes=sum(output.size for output in done.outputs) / 1e6 if done else None,
+        peak=state.get("peak_memory_gb"),
+        gpu_peak=max((line[GPU_PEAK] for line in run.read_metrics(stage) if GPU_PEAK in line), default=None),
     )
 
 
@@ -80,21 +87,48 @@ class Attempt:
     ended: str
 
 
-def attempts(run: RunDir, recipe: Recipe) -> list[Attempt]:
-    """Every attempt at every stage, in the order of the stages.
+ENDS = ("done", "failed", "interrupted", "cancelled")
 
-    The record of a stage is of its last attempt; of those before it the last line of their log is all there is.
+
+def attempts(run: RunDir, recipe: Recipe) -> list[Attempt]:
+    """Every attempt at every stage, in the order of the stages, as the run's timeline tells it.
+
+    Of an attempt without an end in the timeline (killed, its node gone) the last line of its log is all there is. A
+    stage that never began has one line.
     """
+    events = run.events()
     found = []
     for entry in recipe.stages:
+        told = _timeline([each for each in events if each["stage"] == entry.name])
         state = run.state(entry.name)
         last = int(state.get("attempt") or 0)
+        if last:
+            told[last] = {**told.get(last, {}), **state}
         for number in range(1, last):
-            cause = last_line(run, entry.name, number)
-            found.append(Attempt(entry.name, number, "did not finish", cause, "", "", "", ""))
-        told, *others = (str(state.get(key) or "") for key in ("state", "reason", "job", "host", "started", "ended"))
-        found.append(Attempt(entry.name, last, told or "not started", *others))
+            told.setdefault(number, {})
+        for number in sorted(told) or [0]:
+            found.append(_attempt(run, entry.name, number, told.get(number, state)))
     return found
+
+
+def _timeline(events: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """The events of one stage as records of its attempts, by number."""
+    found: dict[int, dict[str, Any]] = {}
+    current = 0
+    for event in events:
+        if event["event"] == "running" and event.get("attempt"):
+            current = int(event["attempt"])
+            found[current] = {**event, "started": event["time"], "state": ""}
+        elif event["event"] in ENDS and current:
+            found[current] |= {**event, "state": event["event"], "ended": event["time"]}
+    return found
+
+
+def _attempt(run: RunDir, stage: str, number: int, told: Mapping[str, Any]) -> Attempt:
+    state, cause, *others = (str(told.get(key) or "") for key in ("state", "reason", "job", "host", "started", "ended"))
+    if number and not state:
+        state, cause = "did not finish", last_line(run, stage, number)
+    return Attempt(stage, number, state or "not started", cause, *others)
 
 
 def last_line(run: RunDir, stage: str, attempt: int) -> str:

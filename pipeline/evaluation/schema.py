@@ -73,6 +73,18 @@ class Calibration(Numbers):
     ece: float
 
 
+class Sampling(Numbers):
+    """What several completions for each row add, by how many of them count (`"1"`, `"2"`, `"4"` ... and all)."""
+
+    samples: int
+    pass_at: dict[str, Interval]
+    """Chance that one of k is right. Guessing Yes or No at random has 1 - 2**-k."""
+    maj_at: dict[str, Interval]
+    """Share of rows where the most frequent answer of the first k is right."""
+    maj_f1: dict[str, Interval]
+    """F1 of the valid class of those answers."""
+
+
 class ModelResult(Numbers):
     """Metrics of one model, fractions 0..1 of the valid class; the meaning of each: evaluation/metrics.py."""
 
@@ -95,6 +107,7 @@ class ModelResult(Numbers):
     intervals: dict[str, Interval] = Field(default_factory=dict)
     """Of precision, recall, accuracy, balanced_accuracy and mcc, as that of f1."""
     calibration: Calibration | None = None
+    sampling: Sampling | None = None
     by_num_variables: dict[str, Part] = Field(default_factory=dict)
     by_template: dict[str, Part] = Field(default_factory=dict)
     label_versions: LabelVersions | None = None
@@ -129,6 +142,39 @@ class Paired(Numbers):
     """By the interval alone: nothing is better whose interval covers zero."""
 
 
+class SolvedResult(Numbers):
+    """Metrics of one model on a task whose answers are right or wrong and have no classes."""
+
+    accuracy: Interval
+    """Share of right answers, of several for a row the mean: pass@1. The bootstrap draws rows."""
+    pass_at: dict[str, Interval] = Field(default_factory=dict)
+    """Where several answers were drawn for each row: k -> chance that one of k is right, without bias (Chen et al.
+    2021, arXiv 2107.03374)."""
+    share: float
+    """Mean share of the tests passed, or of the parts of an answer that are right; 1 for a right answer."""
+    rows: int
+    not_graded: int
+    """Rows whose reference cannot be graded: not counted in what stands above."""
+    unparsable: int
+    """Answers that could not be found; they are wrong."""
+    mean_completion_tokens: float
+    truncated: int
+
+
+class SolvedPair(Numbers):
+    """Two models on the same rows of a task without classes."""
+
+    first: str
+    second: str
+    accuracy: Interval
+    """Accuracy of the first minus that of the second, with its paired bootstrap interval."""
+    fixed: int
+    """Rows whose first answer only the first model has right."""
+    broken: int
+    mcnemar_p: float
+    verdict: Verdict
+
+
 class Comparison(Numbers):
     """comparison.json: every model and every baseline on the same rows. Top level is the recipe's main test set."""
 
@@ -137,6 +183,10 @@ class Comparison(Numbers):
     task: str
     created: str
     data: dict[str, Any] = Field(default_factory=dict)
+    solved: dict[str, SolvedResult] = Field(default_factory=dict)
+    """Instead of `models`, for a task without classes."""
+    solved_pairs: dict[str, SolvedPair] = Field(default_factory=dict)
+    """Instead of `paired`."""
     models: dict[str, ModelResult]
     """In order: base, the training stages, then folders evaluated by hand."""
     baselines: dict[str, BaselineResult] = Field(default_factory=dict)

@@ -8,11 +8,14 @@ from rich import box
 from rich.table import Table
 
 from pipeline.evaluation.schema import SOLVER, Comparison, Interval, Paired, parse_comparison
+from pipeline.evaluation.solved_table import solved_lines, solved_table
 
 
 def result_table(comparison: dict[str, Any] | Comparison) -> Table:
     """Models with their intervals and, below a rule, the baselines on the same rows. At most 80 columns wide."""
     result = comparison if isinstance(comparison, Comparison) else parse_comparison(comparison)
+    if result.solved:
+        return solved_table(result)
     table = Table(
         title=f"{result.run}: {result.task}, test rows", caption=_caption(result), box=box.HORIZONTALS,
         pad_edge=False, padding=(0, 1, 0, 0), title_justify="left", caption_justify="left",
@@ -32,6 +35,19 @@ def result_table(comparison: dict[str, Any] | Comparison) -> Table:
     return table
 
 
+def set_line(name: str, comparison: Comparison) -> str:
+    """A further test set in one line: F1 of each model, and of the best that answers without reasoning."""
+    told = [
+        f"{model} {each.f1.value:.3f} [{each.f1.low:.3f}, {each.f1.high:.3f}]"
+        for model, each in comparison.models.items()
+    ]
+    shortcuts = {key: each.f1 for key, each in comparison.baselines.items() if key != SOLVER}
+    best = max(shortcuts, key=lambda key: shortcuts[key], default=None)
+    told += [f"baseline {baseline_name(best)} {shortcuts[best]:.3f}"] if best else []
+    told += [f"not counted: {', '.join(comparison.refused)}"] if comparison.refused else []
+    return f"F1 on {name}, {comparison.data.get('rows')} rows: " + ", ".join(told)
+
+
 def baseline_name(name: str) -> str:
     """How a baseline is called in tables."""
     return "exact solver (ceiling)" if name == SOLVER else name.replace("_", " ")
@@ -40,7 +56,7 @@ def baseline_name(name: str) -> str:
 def difference_lines(comparison: dict[str, Any] | Comparison) -> list[str]:
     """One line a difference of F1, in words (better only where the interval excludes zero), then the refused models."""
     result = comparison if isinstance(comparison, Comparison) else parse_comparison(comparison)
-    lines = [paired_line(each) for each in result.paired.values()]
+    lines = [*solved_lines(result), *(paired_line(each) for each in result.paired.values())]
     return lines + [f"not counted: {name}: {why}" for name, why in result.refused.items()]
 
 

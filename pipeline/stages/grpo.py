@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import dag
+from pipeline.question_recipe import reward_of, task_of
 from pipeline.recipe import Grpo, Recipe
+from pipeline.rewards.sandbox import require_sandbox
 from pipeline.run import RunDir
 from pipeline.training.ranks import redirect_output
 from pipeline.training.stop import StopFlag
@@ -23,7 +25,6 @@ def main(logs: Path, stage: str) -> None:
     from transformers import set_seed
     from trl import GRPOTrainer
 
-    from pipeline.rewards.corr2cause import Scorer
     from pipeline.stages.guard import GuardCallback
     from pipeline.stages.rows import prompt_dataset, read_rows
     from pipeline.training.arguments import cast_adapters, save_model
@@ -42,6 +43,7 @@ def main(logs: Path, stage: str) -> None:
     run = RunDir.of_logs(logs)
     recipe, _ = run.read_resolved()
     own: Grpo = recipe.own(stage)
+    require_sandbox([task_of(recipe, stage)])
     source = starting_model(recipe, run, stage)
     tokenizer = load_tokenizer(source, revision_of(source, recipe.model))
     set_seed(recipe.seed)  # new adapters begin with random weights
@@ -50,9 +52,10 @@ def main(logs: Path, stage: str) -> None:
     data = dag.dataset_of(recipe, run)
     health = HealthCallback(run, stage, recipe.health)
     prompts, args = prompt_dataset(data / f"{stage}.jsonl"), grpo_arguments(recipe, run, stage)
+    rewards = reward_functions(recipe, stage, prompts, args.max_completion_length)
     trainer = GRPOTrainer(
         model=model,
-        reward_funcs=Scorer(own.rewards, list(prompts["label"]), args.max_completion_length).functions(),
+        reward_funcs=rewards,
         args=args,
         train_dataset=prompts,
         processing_class=tokenizer,
@@ -74,6 +77,23 @@ def main(logs: Path, stage: str) -> None:
         write_card(run, recipe, stage, source, run.model(stage))
 
 
+def reward_functions(recipe: Recipe, stage: str, prompts: Any, longest: int) -> list[Any]:
+    """The reward functions of the stage's task, in the order of its weights."""
+    from pipeline.rewards.corr2cause import Scorer
+    from pipeline.rewards.questions import QuestionScorer
+
+    if recipe.task == "corr2cause":
+        return [*Scorer(recipe.own(stage).rewards, list(prompts["label"]), longest).functions()]
+    return [*QuestionScorer(reward_of(recipe, stage), longest).functions()]
+
+
+def reward_weights(recipe: Recipe, stage: str) -> list[float]:
+    """What each of the reward functions weighs in the sum."""
+    if recipe.task == "corr2cause":
+        return list(recipe.own(stage).rewards.weights().values())
+    return [part.weight for part in reward_of(recipe, stage).summed()]
+
+
 def grpo_arguments(recipe: Recipe, run: RunDir, stage: str) -> Any:
     """GRPOConfig from the recipe: its section's options and what other keys of the recipe decide."""
     from trl import GRPOConfig
@@ -83,7 +103,7 @@ def grpo_arguments(recipe: Recipe, run: RunDir, stage: str) -> Any:
 
     own: Grpo = recipe.own(stage)
     common = common_arguments(recipe, run, stage, own.global_batch_size, own.micro_batch_size)
-    weights = list(own.rewards.weights().values())
+    weights = reward_weights(recipe, stage)
     options = {"num_generations": own.num_generations, "reward_weights": weights, **recipe.trainer_options(stage)}
     revision = revision_of(starting_model(recipe, run, stage), recipe.model)
     if revision is not None:  # the trainer loads the reference model by its name, anew

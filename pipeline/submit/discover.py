@@ -169,7 +169,7 @@ def minutes(text: str) -> int | None:
 
 
 def _associations() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """This user's accounts and QOS, defaults first."""
+    """This user's accounts and QOS, defaults first: where no QOS is named as the default, Slurm takes normal."""
     user = getpass.getuser()
     default = slurm.call(["sacctmgr", "-nP", "show", "user", user, "format=DefaultAccount"], slurm.LOOK_TIMEOUT)
     shown = slurm.call(
@@ -177,7 +177,8 @@ def _associations() -> tuple[tuple[str, ...], tuple[str, ...]]:
     )
     rows = [line.split("|") for line in shown.stdout.splitlines() if line.count("|") == 2]
     accounts = [*default.stdout.split()[:1], *(row[0] for row in rows)]
-    qos = [*(row[1] for row in rows), *(word for row in rows for word in row[2].split(","))]
+    listed = [word for row in rows for word in row[2].split(",")]
+    qos = [*(row[1] for row in rows), *(word for word in listed if word == "normal"), *listed]
     return _unique(accounts), _unique(qos)
 
 

@@ -12,6 +12,7 @@ from pipeline.cluster import ClusterFile, sbatch_flags
 from pipeline.dag import Stage
 from pipeline.errors import NeedsMissing, UserError
 from pipeline.recipe import KINDS, Recipe
+from pipeline.recipe_questions import SOURCES
 from pipeline.records import Done, first_difference
 from pipeline.run import HOME, RunDir
 from pipeline.settings import nearest
@@ -105,7 +106,12 @@ def make_plan(recipe: Recipe, run: RunDir, cluster: ClusterFile, choice: Choice,
     another, or a finished stage would be overwritten; NeedsMissing when a stage that was not asked for is needed and
     not done.
     """
-    check_source(recipe.data.source)
+    if recipe.task == "corr2cause":
+        check_source(recipe.data.source)
+    elif recipe.task in SOURCES:
+        from pipeline.tasks.published import check_files  # brings all tasks, which no other plan needs
+
+        check_files(recipe, recipe.training_stages())
     if recipe.data.teacher is not None:
         from pipeline.tasks.teacher import read_teacher  # brings the causal engine, which no other plan needs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -54,9 +54,11 @@ def check_ready(plan: Plan) -> None:
 
 def _absolute_paths(recipe: Recipe) -> Recipe:
     """Relative data files and model folders are meant from where the launcher was called; jobs start elsewhere."""
-    data, absolute = recipe.data, {}
-    if is_file_source(data.source) or is_folder_source(data.source):
-        absolute["source"] = str(Path(data.source).expanduser().resolve())
+    data = recipe.data
+    absolute: dict[str, Any] = {"source": _absolute(data.source)}
+    absolute["parts"] = {
+        name: part.model_copy(update={"source": _absolute(part.source)}) for name, part in data.parts.items()
+    }
     if data.teacher is not None:
         absolute["teacher"] = str(Path(data.teacher).expanduser().resolve())
     recipe = recipe.model_copy(update={"data": data.model_copy(update=absolute)})
@@ -64,6 +66,12 @@ def _absolute_paths(recipe: Recipe) -> Recipe:
         folder = str(Path(recipe.model.base).expanduser().resolve())
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": folder})})
     return recipe
+
+
+def _absolute(source: str | None) -> str | None:
+    if source is None or not (is_file_source(source) or is_folder_source(source)):
+        return source
+    return str(Path(source).expanduser().resolve())
 
 
 def write_files(plan: Plan, via: Via, sweep: str = "") -> None:

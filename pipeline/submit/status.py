@@ -17,7 +17,8 @@ from pipeline.submit.slurm import ENDED, QueuedJob
 
 UNKNOWN = "ended, cause unknown"
 BROKEN = ("failed", "cancelled", "interrupted", "not submitted", "blocked", UNKNOWN)
-NOT_METRICS = ("time", "step", "epoch")
+NOT_METRICS = ("time", "step", "epoch", "gpu_memory", "processes", "micro", "checkpointing",
+               "peak_allocated", "peak_reserved")  # fmt: skip
 CAUSES = {
     "TIMEOUT": "it reached its time limit",
     "OUT_OF_MEMORY": "it used more memory than it asked for",
@@ -210,7 +211,7 @@ def last_metric(run: RunDir, stage: str) -> str:
     if not lines:
         return ""
     newest = lines[-1]
-    preferred = ("loss", "reward", "dev_f1", "kl", "f1")
+    preferred = ("loss", "reward", "dev_f1", "dev_accuracy", "kl", "f1", "accuracy")
     keys = [k for k in preferred if k in newest] or [k for k in newest if k not in NOT_METRICS]
     words = [f"step {newest['step']}"] if "step" in newest else []
     words += [f"{k} {newest[k]:.4g}" for k in keys[:3] if isinstance(newest[k], int | float)]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from pipeline.errors import UserError
+from pipeline.question_recipe import Source, sources
 from pipeline.recipe import Recipe
 from pipeline.records import read_json, write_json
 from pipeline.run import RunDir
@@ -41,12 +42,20 @@ class Item:
 def hub_items(recipe: Recipe) -> list[Item]:
     """What a recipe takes from the hub; model folders, files and generated rows are not of it."""
     items = []
-    base, source = recipe.model.base, recipe.data.source
+    base = recipe.model.base
     if base is not None and not is_folder_source(base):
         items.append(Item("model", base, recipe.model.revision or DEFAULT_REVISION, "model.base"))
-    if source != "generated" and not is_file_source(source) and not is_folder_source(source):
-        items.append(Item("dataset", source, recipe.data.revision or DEFAULT_REVISION, "data.source"))
+    data = recipe.data
+    used = [Source(data.source, data.revision, "data.source")] if recipe.task == "corr2cause" else sources(recipe)
+    for source in used:
+        if source.name != "generated" and not is_file_source(source.name) and not is_folder_source(source.name):
+            items.append(data_item(source.name, source.revision, source.key))
     return items
+
+
+def data_item(source: str, revision: str | None, key: str) -> Item:
+    """The hub data set that a source names, whichever of its configurations."""
+    return Item("dataset", source.partition(":")[0], revision or DEFAULT_REVISION, key)
 
 
 def hub_cache(environment: Mapping[str, str]) -> Path:
@@ -81,10 +90,17 @@ def pinned(recipe: Recipe, run: RunDir) -> Recipe:
     for item in hub_items(recipe):
         record = read_prefetched(run, item)
         if record is not None:
-            section, commit = item.key.partition(".")[0], {"revision": record["commit"]}
-            changed = getattr(recipe, section).model_copy(update=commit)
-            recipe = recipe.model_copy(update={section: changed})
+            recipe = _with_revision(recipe, item.key, record["commit"])
     return recipe
+
+
+def _with_revision(recipe: Recipe, key: str, commit: str) -> Recipe:
+    section, *rest = key.split(".", 2)
+    pin = {"revision": commit}
+    if rest[0] == "parts":
+        parts = {**recipe.data.parts, rest[1]: recipe.data.parts[rest[1]].model_copy(update=pin)}
+        return recipe.model_copy(update={"data": recipe.data.model_copy(update={"parts": parts})})
+    return recipe.model_copy(update={section: getattr(recipe, section).model_copy(update=pin)})
 
 
 def check_cached(recipe: Recipe, run: RunDir, environment: Mapping[str, str], *, data: bool) -> None:

@@ -9,6 +9,7 @@ fix, 3 needs missing, 130 interrupted.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -151,7 +152,9 @@ def record_end(run: RunDir, name: str, code: int, reason: str) -> tuple[str, str
     state = "cancelled" if cancelled else {0: "done", STOPPED_CODE: "interrupted"}.get(code, "failed")
     reason = f"{before['reason']}; {reason}" if cancelled else reason
     stopped = why_stopped() if code == STOPPED_CODE else ""
-    run.write_state(name, state=state, ended=now(), exit_code=code, reason=reason, slurm=stopped)
+    peak = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 3)
+    facts = {"state": state, "ended": now(), "exit_code": code, "peak_memory_gb": peak}
+    run.write_state(name, **facts, reason=reason, slurm=stopped)
     return state, reason
 
 

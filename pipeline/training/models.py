@@ -23,10 +23,21 @@ def base_source(recipe: Recipe, run: RunDir) -> str:
 
 
 def starting_model(recipe: Recipe, run: RunDir, stage: str) -> str:
-    """The model that a training stage starts from: that of the training stage before it, else the base model."""
-    before = recipe.training_stages()
-    before = before[: before.index(stage)] if stage in before else before
-    return str(run.model(before[-1])) if before else base_source(recipe, run)
+    """The model that a training stage starts from: that of the nearest training stage that it needs, else the base.
+
+    A stage without `needs` of its own needs the one before it in the list; an unknown stage comes after all.
+    """
+    names, training = [entry.name for entry in recipe.stages], recipe.training_stages()
+    if stage not in names:
+        return str(run.model(training[-1])) if training else base_source(recipe, run)
+    todo = [stage]
+    while todo:
+        entry = recipe.stage(todo.pop(0))
+        needs = entry.needs if entry.needs is not None else names[: names.index(entry.name)][-1:]
+        if made := [need for need in needs if need in training]:
+            return str(run.model(made[-1]))
+        todo += needs
+    return base_source(recipe, run)
 
 
 def revision_of(source: str | Path, model: Model) -> str | None:

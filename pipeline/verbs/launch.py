@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from pipeline import show
-from pipeline.cluster import load_cluster
+from pipeline.cluster import ClusterFile, load_cluster
 from pipeline.errors import UserError
+from pipeline.fit.recipe_fit import applied, gpu_stages, refuse
 from pipeline.recipe import Recipe
 from pipeline.run import HOME, RunDir
 from pipeline.submit import slurm
@@ -45,6 +46,7 @@ from pipeline.verbs.arguments import (
     print_json,
     words_to_stderr,
 )
+from pipeline.verbs.fit import planned, site_card
 from pipeline.verbs.sweep import cancel_sweep, retry_sweep, run_sweep, show_sweep
 
 
@@ -68,14 +70,18 @@ def run(
     choice = Choice(only, first, last, replace, fresh)
     if swept:
         sweep = make_sweep(recipe, overrides or [], swept, run_name, model)
-        show_sweep(sweep, choice, as_json) if dry_run else run_sweep(sweep, choice, _via(via), as_json)
+        if dry_run:
+            show_sweep(sweep, choice, as_json)
+        else:
+            run_sweep(sweep, choice, _via(via), as_json)
         return
     settings, folder, cluster = resolve(recipe, overrides or [], run_name, model)
     refuse_sweep(folder)
     if dry_run:
-        show.plan(make_plan(settings, folder, cluster, choice), as_json)
+        _show_plan(settings, folder, cluster, choice, as_json)
         return
     way = _via(via)
+    settings = folder.with_remedies(_fitted(settings, folder, cluster))  # what failures taught outweighs predictions
     if fresh or not folder.logs.exists():
         check_ready(make_plan(settings, folder, cluster, choice))  # told before folders are deleted or made
     with folder.locked():
@@ -125,11 +131,35 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what `run` would do: stages, resources, batches, the exact scripts and commands. Writes nothing."""
+    words_to_stderr(as_json)
     if swept:
         show_sweep(make_sweep(recipe, overrides or [], swept, run_name), Choice(replace=replace), as_json)
         return
     settings, folder, cluster = resolve(recipe, overrides or [], run_name)
-    show.plan(make_plan(settings, folder, cluster, Choice(replace=replace)), as_json)
+    _show_plan(settings, folder, cluster, Choice(replace=replace), as_json)
+
+
+def _show_plan(settings: Recipe, folder: RunDir, cluster: ClusterFile, choice: Choice, as_json: bool) -> None:
+    make_plan(settings, folder, cluster, choice)  # what is wrong is told before anything is predicted
+    card = site_card(cluster) if gpu_stages(settings) else None
+    fits, unknown = planned(settings, folder, card)
+    show.console.stderr = False
+    show.plan(make_plan(applied(settings, fits), folder, cluster, choice), as_json, fits, unknown)
+
+
+def _fitted(settings: Recipe, folder: RunDir, cluster: ClusterFile) -> Recipe:
+    """The recipe with what the planner chose for this site's GPU. Raises UserErrors for a stage that cannot fit it.
+
+    Where the kind of GPU is not known nothing is predicted.
+    """
+    card = site_card(cluster) if gpu_stages(settings) else None
+    if card is None:
+        return settings
+    fits, unknown = planned(settings, folder, card)
+    for line in unknown:
+        show.console.print(line, markup=False, soft_wrap=True)
+    refuse(fits, f"recipe {settings.name}")
+    return applied(settings, fits)
 
 
 def retry(

@@ -21,7 +21,7 @@ from pipeline.submit.retry import retry_plan
 from pipeline.submit.start import Via, active, check_ready, has_gaps, start_over, write_files, write_scripts
 from pipeline.submit.sweep import COMPARE, Sweep, Trial, read_sweep, record_file, results_page, write_sweep
 from pipeline.submit.sweep_jobs import Part, SweepJobs, check_limit, commands, compare_plan, compared, submit_sweep
-from pipeline.submit.sweep_status import sweep_status
+from pipeline.submit.sweep_status import SweepStatus, sweep_status
 from pipeline.submit.transaction import split_live
 from pipeline.verbs.arguments import as_texts, print_json
 from pipeline.verbs.sweep_results import compare_trials
@@ -123,17 +123,13 @@ def cancel_sweep(name: RunDir, as_json: bool) -> None:
 
 def status_of_sweep(name: RunDir, as_json: bool, events: bool, watch: bool) -> None:
     """One line a trial and one for the comparison; with `watch`, again and again until all is quiet."""
-    shown = None
+    shown: list[tuple[str, str, str]] = []
     while True:
         found = sweep_status(name)
-        if found != shown and as_json:
-            told = {"sweep": name.name, **found.as_dict()}
-            print_json(told | ({"events": name.events()} if events else {}))
-        elif found != shown:
-            show.states(found.lines, heading="trial")
-            show.console.print(f"Slurm does not answer: {found.error}", markup=False) if found.error else None
-            show.events(name.events()) if events else None
-        shown = found
+        now = [(each.stage, each.state, each.reason) for each in found.lines]
+        if now != shown:
+            _show_status(name, found, as_json, events)
+        shown = now
         if not watch or not active_stages([(each.stage, each.state) for each in found.lines]):
             return
         time.sleep(WATCH_SECONDS)
@@ -162,6 +158,17 @@ def _go_locally(sweep: Sweep, plans: Sequence[Plan], *, compare: bool, as_json: 
             f"{len(failed)} of {len(sweep.trials)} trials failed", value=list(failed), where=f"sweep {sweep.run.name}",
             do="`why TRIAL` tells each; the same command again goes on from here",
         )  # fmt: skip
+
+
+def _show_status(name: RunDir, found: SweepStatus, as_json: bool, events: bool) -> None:
+    if as_json:
+        print_json({"sweep": name.name, **found.as_dict()} | ({"events": name.events()} if events else {}))
+        return
+    show.states(found.lines, heading="trial")
+    if found.error:
+        show.console.print(f"Slurm does not answer: {found.error}", markup=False, soft_wrap=True)
+    if events:
+        show.events(name.events())
 
 
 @contextlib.contextmanager

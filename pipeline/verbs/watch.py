@@ -1,34 +1,29 @@
-"""Verbs that look: status, why, logs, report, evaluate."""
+"""Verbs that look: status, why, logs, report."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.live import Live
 
 from pipeline import show
-from pipeline.cluster import load_cluster, output_root, variables
-from pipeline.errors import NeedsMissing, UserError
+from pipeline.errors import NeedsMissing
 from pipeline.evaluation.schema import read_comparison
 from pipeline.recipe import Recipe
-from pipeline.run import HOME, RunDir, known_runs
+from pipeline.run import RunDir
 from pipeline.submit.jobs import adopt_if_torn
 from pipeline.submit.local import log_lines
 from pipeline.submit.look import Look
 from pipeline.submit.plan import active_stages
 from pipeline.submit.status import StageStatus, look_at
 from pipeline.submit.why import why as why_of
-from pipeline.training.hub import OFFLINE
 from pipeline.verbs.arguments import (
     AsJson,
     RunArgument,
-    RunName,
     StageArgument,
     check_stage,
     open_run,
@@ -141,29 +136,6 @@ def logs(
         print("\n".join(lines))
 
 
-def evaluate(
-    model_dir: Annotated[Path, typer.Argument(help="model or adapter folder")],
-    name: Annotated[str, typer.Argument(help="the name under which it stands in the results")],
-    run_name: RunName = None,
-    as_json: AsJson = False,
-) -> None:
-    """Evaluate a model folder on the test rows of the run that made it (or of --run-name)."""
-    if not model_dir.is_dir():
-        raise UserError("no such model folder", value=str(model_dir), where=str(Path.cwd()), do="check the path")
-    words_to_stderr(as_json)
-    owner = run_name or _run_of_model(model_dir.resolve())
-    folder, _ = open_run(owner)
-    command = [sys.executable, "-m", "pipeline.stages.evaluate", str(folder.logs), "evaluate"]
-    command += ["--model", str(model_dir.resolve()), "--name", name]
-    environment = {**OFFLINE, **os.environ, **variables(load_cluster())}
-    done = subprocess.run(command, cwd=HOME, env=environment, check=False, stdout=sys.stderr if as_json else None)
-    if done.returncode:
-        sys.exit(done.returncode if done.returncode in (2, 3) else 1)
-    show.results(folder)
-    if as_json:
-        print_json({"run": folder.name, "model": name, "comparison": str(folder.comparison)})
-
-
 def report(name: RunArgument, as_json: AsJson = False) -> None:
     """Write report.html anew from what the run has; also after a failed run."""
     from pipeline.evaluation.report import write_report
@@ -176,15 +148,3 @@ def report(name: RunArgument, as_json: AsJson = False) -> None:
         show.results(folder)
     if as_json:
         print_json({"run": name, "report": str(path)})
-
-
-def _run_of_model(folder: Path) -> str:
-    """The run whose stage made a model folder (or a checkpoint in it), from the folder's name."""
-    root = output_root(load_cluster())
-    parts = {folder.name, folder.parent.name}
-    for name in known_runs(root):
-        candidate = RunDir(root, name)
-        stages = [entry.name for entry in candidate.read_resolved()[0].stages]
-        if parts & {candidate.model(stage).name for stage in ["base", *stages]}:
-            return name
-    raise UserError("no run here made this model", value=str(folder), where=str(root), do="name one with --run-name")
