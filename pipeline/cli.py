@@ -12,17 +12,19 @@ from pipeline.errors import PipelineError, UserError, UserErrors
 from pipeline.load import recipe_file, recipe_names
 from pipeline.run import HOME
 from pipeline.settings import nearest
-from pipeline.verbs import evaluate, launch, results, scoring, site, watch
+from pipeline.verbs import evaluate, fit, hub, launch, results, scoring, site, sweep_results, use, watch
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 VERBS: tuple[Callable[..., None], ...] = (
-    launch.run, launch.plan, watch.status, watch.why, watch.logs, launch.cancel, launch.retry, evaluate.evaluate,
-    scoring.score, watch.report, results.compare, results.gate, site.init, site.doctor, launch.render,
+    launch.run, launch.plan, fit.fit, hub.prefetch, watch.status, watch.why, watch.logs, launch.cancel, launch.retry,
+    evaluate.evaluate, scoring.score, watch.report, results.compare, results.gate, use.merge, use.chat, use.infer,
+    hub.sync, site.init, site.doctor, launch.render,
 )  # fmt: skip
 """In the order in which `--help` lists them."""
 for verb in VERBS:
     app.command()(verb)
 app.command(hidden=True, name="resolve")(launch.resolve_recipe)
+app.command(hidden=True, name="compare-sweep")(sweep_results.compare_sweep)
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

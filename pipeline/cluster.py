@@ -9,11 +9,27 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from pipeline.recipe import Resources
+from pipeline.recipe import Resources, check_time
 from pipeline.run import HOME
-from pipeline.settings import Section, read_yaml, validate
+from pipeline.settings import Positive, Section, read_yaml, validate
 
 CLUSTER_FILE = HOME / "configs" / "cluster.yaml"
+
+
+CACHES = {
+    "HF_HOME": "huggingface",
+    "XDG_CACHE_HOME": "",
+    "TORCH_HOME": "torch",
+    "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
+    "TORCH_EXTENSIONS_DIR": "torch_extensions",
+    "TRITON_CACHE_DIR": "triton",
+    "CUDA_CACHE_PATH": "cuda",
+    "VLLM_CACHE_ROOT": "vllm",
+    "WANDB_CACHE_DIR": "wandb",
+    "WANDB_DATA_DIR": "wandb-data",
+    "MPLCONFIGDIR": "matplotlib",
+}
+"""Variables that lead the caches of libraries away from the home folder, and their folders below `cache`."""
 
 
 class Gres(Section):
@@ -29,6 +45,9 @@ class ClusterFile(Section):
     partition: str | None = None
     cpu_partition: str | None = None
     gpu_partition: str | None = None
+    max_time: str | None = None
+    cpu_max_time: str | None = None
+    gpu_max_time: str | None = None
     account: str | None = None
     qos: str | None = None
     gres: Gres = Gres()
@@ -37,10 +56,18 @@ class ClusterFile(Section):
     modules: list[str] = Field(default_factory=list)
     environment: dict[str, str] = Field(default_factory=dict)
     scratch: str | None = None
+    cache: str | None = None
     caches: dict[str, str] = Field(default_factory=dict)
     output_root: str | None = None
     requeue: bool = True
     kill_on_invalid_dep: bool = False
+    sweep_at_once: Positive = 4
+    submit_limit: Positive | None = None
+
+    @field_validator("max_time", "cpu_max_time", "gpu_max_time")
+    @classmethod
+    def _times(cls, value: str | None) -> str | None:
+        return value if value is None else check_time(value)
 
     @field_validator("environment", "caches")
     @classmethod
@@ -67,11 +94,16 @@ def environment_script(cluster: ClusterFile) -> str:
     """Shell lines that the job body sources: modules, caches, scratch, variables; each value quoted."""
     lines = ["# Written by the launcher from configs/cluster.yaml; the job body sources it."]
     lines += [f"module load {shlex.quote(module)}" for module in cluster.modules]
-    variables = {**cluster.caches, **cluster.environment}
-    if cluster.scratch:
-        variables = {"TMPDIR": cluster.scratch, **variables}
-    lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in variables(cluster).items()]
     return "\n".join(lines) + "\n"
+
+
+def variables(cluster: ClusterFile) -> dict[str, str]:
+    """The variables of the jobs: temporary files, caches, the site's own; later ones win."""
+    scratch = {"TMPDIR": cluster.scratch} if cluster.scratch else {}
+    root = Path(cluster.cache).expanduser().resolve() if cluster.cache else None
+    caches = {name: str(root / folder) for name, folder in CACHES.items()} if root else {}
+    return {**scratch, **caches, **cluster.caches, **cluster.environment}
 
 
 def sbatch_flags(cluster: ClusterFile, resources: Resources) -> list[str]:
@@ -95,6 +127,11 @@ def sbatch_flags(cluster: ClusterFile, resources: Resources) -> list[str]:
     flags.append("--requeue" if cluster.requeue else "--no-requeue")
     flags += ["--kill-on-invalid-dep=yes"] if cluster.kill_on_invalid_dep else []
     return flags
+
+
+def max_time(cluster: ClusterFile, resources: Resources) -> str | None:
+    """The longest time that a job with these resources may ask for; None where the site sets no limit."""
+    return (cluster.gpu_max_time if resources.gpus else cluster.cpu_max_time) or cluster.max_time
 
 
 def memory_per_cpu(resources: Resources) -> int:

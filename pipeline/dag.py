@@ -16,7 +16,8 @@ from pipeline.run import HOME, RunDir
 from pipeline.settings import Tree
 
 NOT_IN_RESULTS = (
-    "logging_", "log_", "dataloader_", "ddp_timeout", "disable_tqdm", "micro_batch_size", "checkpoint",
+    "logging_", "log_", "dataloader_", "ddp_timeout", "disable_tqdm", "micro_batch_size", "batch_size", "checkpoint",
+    "gradient_checkpointing",
 )  # fmt: skip
 """Beginnings of section keys that do not change what a stage makes."""
 
@@ -65,8 +66,10 @@ def result_settings(recipe: Recipe, name: str) -> Tree:
         settings["tokenizer_stamp"] = tokenizer_stamp(recipe.model.base)
         settings["data"] = recipe.data.model_dump()
         settings["source_stamp"] = source_stamp(recipe.data.source)
+        settings["part_stamps"] = {name: source_stamp(part.source) for name, part in recipe.data.parts.items()}
         settings["teacher_stamp"] = source_stamp(recipe.data.teacher)
         settings["training_stages"] = recipe.training_stages()
+        settings["stamps"] = {k: source_stamp(v) for k, v in section.items() if isinstance(v, str)}
     return settings
 
 
@@ -76,7 +79,11 @@ def source_stamp(source: str | None) -> str | None:
     if source is None:
         return None
     if Path(source).is_dir():
-        files = (path for path in sorted(Path(source).iterdir()) if path.stem in ("train", "dev", "validation", "test"))
+        files = (
+            path
+            for path in sorted(Path(source).iterdir())
+            if path.stem in ("train", "dev", "val", "validation", "test")
+        )
         return " ".join(f"{path.name} {file_hash(path)}" for path in files)
     return file_hash(Path(source)) if Path(source).is_file() else None
 
@@ -93,6 +100,8 @@ def stage_outputs(recipe: Recipe, run: RunDir, name: str, fingerprint: str) -> t
     if makes == "dataset":
         scratch = (run.model("base"),) if recipe.model.scratch else ()
         return (run.dataset(fingerprint), *scratch)
+    if makes == "robustness":
+        return (run.robustness,)
     return (run.model(name),) if makes == "model" else (run.comparison, run.report)
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.question_recipe import check_questions
 from pipeline.recipe import KINDS, NAME_PATTERN, Recipe, Resources, StageEntry
-from pipeline.settings import Tree, collect, merge, nearest, override_tree, read_yaml, validate
+from pipeline.settings import Tree, collect, merge, nearest, override_tree, raise_all, read_yaml, validate
 from pipeline.trainer_options import check_option
 
 MOVED = {"path": "source"}
@@ -68,7 +69,9 @@ def build_recipe(name: str, tree: Tree, where: str) -> Recipe:
     checks += [partial(_check_resources, key, value, names, where) for key, value in _items(resources, where)]
     collect(checks)
     recipe: Recipe = made["recipe"]
-    collect([partial(_check_rows, recipe, names, where)])
+    kinds = {entry.name: entry.kind for entry in entries}
+    wrong = check_questions(recipe, sections, kinds)
+    collect([partial(_check_rows, recipe, names, where), partial(raise_all, wrong)])
     return recipe.model_copy(
         update={
             "stages": entries,

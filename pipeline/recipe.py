@@ -7,10 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.recipe_contrastive import Contrastive, Robustness, Triplets
 from pipeline.recipe_data import Data
 from pipeline.recipe_evaluate import Evaluate
+from pipeline.recipe_questions import SOURCES, QuestionTask, Reward
 from pipeline.recipe_rewards import Rewards
-from pipeline.settings import Count, Positive, Section, Share, StageSettings, Tree
+from pipeline.recipe_stage import Checkpoints, StageSettings
+from pipeline.settings import Count, Positive, Section, Share, Tree
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Names of runs and stages: they become folder names, Slurm job names and parts of file names."""
@@ -53,6 +56,7 @@ class Model(Section):
 
     base: str | None = None
     revision: str | None = None
+    """Branch, tag or commit of a hub model; null: main. `prefetch` pins it to a commit."""
     scratch: ScratchModel | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     tf32: bool = False
@@ -77,12 +81,12 @@ class Preprocess(StageSettings):
     makes = "dataset"
 
 
-class Checkpoints(Section):
-    """When a training stage saves all that it needs to go on exactly, and how many of these stay on the disk."""
+class Muon(Section):
+    """The matrices inside the layers are trained by Muon, all else by AdamW with the section's own options."""
 
-    every_steps: Positive = 100
-    keep: Positive = 2
-    """While a new one is written there is one more. All are deleted when the stage is done."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    momentum: Share = 0.95
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Sft(StageSettings):
@@ -93,16 +97,17 @@ class Sft(StageSettings):
     global_batch_size: Positive
     micro_batch_size: Positive = 8
     """Most rows a process takes at once; accumulation fills the global batch."""
+    muon: Muon | None = None
     checkpoint: Checkpoints = Checkpoints()
 
 
 class Guard(Section):
-    """Watches F1 on dev rows during GRPO and keeps the best checkpoint."""
+    """Watches F1 (accuracy, where the task has no classes) on dev rows during GRPO and keeps the best checkpoint."""
 
     every_steps: Positive = 20
     rows: Positive = 256
     stop_below: Share = 0.5
-    """Stop when dev F1 falls below this share of the F1 that the stage began with; 0 never stops."""
+    """Stop when it falls below this share of what the stage began with; 0 never stops."""
 
 
 class Grpo(StageSettings):
@@ -115,6 +120,9 @@ class Grpo(StageSettings):
     micro_batch_size: Positive = 8
     num_generations: Annotated[int, Field(ge=2)] = 8
     rewards: Rewards = Rewards()
+    """Of the task corr2cause."""
+    reward: Reward | None = None
+    """Of the other tasks; null: that of the task, 1 for a right answer and 0 for another."""
     guard: Guard | None = Guard()
     checkpoint: Checkpoints = Checkpoints()
 
@@ -127,8 +135,23 @@ class Grpo(StageSettings):
         return self
 
 
-KINDS: dict[str, type[StageSettings]] = {"preprocess": Preprocess, "sft": Sft, "grpo": Grpo, "evaluate": Evaluate}
+KINDS: dict[str, type[StageSettings]] = {
+    "preprocess": Preprocess,
+    "sft": Sft,
+    "grpo": Grpo,
+    "evaluate": Evaluate,
+    "triplets": Triplets,
+    "contrastive": Contrastive,
+    "robustness": Robustness,
+}
 """Stage kinds and the own keys of their sections. A kind that makes a model also takes the trainer's options."""
+
+
+def check_time(value: str) -> str:
+    """A time limit as it was written. Raises ValueError for what is none."""
+    if not re.fullmatch(r"(\d+-)?\d{1,2}:\d{2}(:\d{2})?", value):
+        raise ValueError("a time is written HH:MM:SS or D-HH:MM:SS, in quotes or not")
+    return value
 
 
 class Resources(Section):
@@ -148,15 +171,21 @@ class Resources(Section):
     """DeepSpeed configuration, a file in configs/deepspeed."""
     stop_lead: Positive = 120
     """Seconds before the time limit at which the stage saves and goes back to the queue; at most a quarter of it."""
+    segments: Positive = 1
+    """Jobs one after the other that do the stage's work, where one may not last long enough or be requeued."""
     stalled_requeues: Positive = 3
     """Requeues in a row without a newer checkpoint after which the stage fails."""
+    remedies: Count = 3
+    """Most changes that failures may make by themselves (micro-batch, memory, node, debug settings); 0: none."""
+    exclude: list[str] = Field(default_factory=list)
+    """Nodes that its jobs must not get."""
+    debug: bool = False
+    """Debug settings of torch.distributed and NCCL."""
 
     @field_validator("time")
     @classmethod
     def _time(cls, value: str) -> str:
-        if not re.fullmatch(r"(\d+-)?\d{1,2}:\d{2}(:\d{2})?", value):
-            raise ValueError("a time is written HH:MM:SS or D-HH:MM:SS, in quotes or not")
-        return value
+        return check_time(value)
 
     @field_validator("memory")
     @classmethod
@@ -164,6 +193,14 @@ class Resources(Section):
         if not re.fullmatch(r"[1-9]\d*[MGT]", value):
             raise ValueError("memory is written as a number with M, G or T, such as 32G")
         return value
+
+    @field_validator("exclude")
+    @classmethod
+    def _exclude(cls, values: list[str]) -> list[str]:
+        for value in values:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._\[\],-]*", value):
+                raise ValueError(f"{value!r} is not the name of a node")
+        return values
 
     @model_validator(mode="after")
     def _launch(self) -> Resources:
@@ -207,7 +244,7 @@ class Recipe(Section):
     """A whole recipe. `sections` holds the settings of each stage by name, trainer options included."""
 
     name: str
-    task: Literal["corr2cause"] = "corr2cause"
+    task: Literal["corr2cause", "injection"] | QuestionTask = "corr2cause"
     seed: Count = 42
     model: Model
     data: Data = Data()
@@ -216,6 +253,15 @@ class Recipe(Section):
     resources: dict[str, Resources]
     tracking: Tracking = Tracking()
     health: Health = Health()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _source(cls, tree: Any) -> Any:
+        """Rows come from where those of the task are published, unless the recipe says."""
+        data = tree.get("data") or {}
+        if not isinstance(data, dict) or tree.get("task") not in SOURCES or data.get("source") is not None:
+            return tree
+        return {**tree, "data": {**data, "source": SOURCES[tree["task"]]}}
 
     def training_stages(self) -> list[str]:
         """Names of the stages that make a model, in order."""
@@ -239,6 +285,6 @@ class Recipe(Section):
         return [
             f"{entry.name}.rewards: {told}"
             for entry in self.stages
-            if entry.kind == "grpo"
+            if entry.kind == "grpo" and self.task == "corr2cause"
             for told in self.own(entry.name).rewards.warnings(self.data.balance, self.trainer_options(entry.name))
         ]

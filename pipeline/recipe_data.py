@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.recipe_questions import Part, TemplateName
 from pipeline.settings import Count, Positive, Section
 
 
@@ -24,7 +25,10 @@ class Data(Section):
 
     source: str = "generated"
     """`generated`, a CSV file with the released columns (split here by equivalence class), a folder with train, dev and
-    test files (`corr2cause generate` makes the published ones), or a hub id such as causal-nlp/corr2cause."""
+    test files (`corr2cause generate` makes the published ones), or a hub id such as causal-nlp/corr2cause. For other
+    tasks (docs/tasks.md) their hub id, or a file or folder in the published format; each has its own default."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub data set; null: main. `prefetch` pins it to a commit."""
     min_variables: Annotated[int, Field(ge=2, le=24)] = 2
     max_variables: Annotated[int, Field(ge=2, le=24)] = 5
     """Rows with fewer or more variables are left out."""
@@ -46,6 +50,21 @@ class Data(Section):
     """Share of valid rows among training rows; null keeps the natural share (a sixth), as dev and test rows do."""
     rows: dict[str, Count | None] = Field(default_factory=dict)
     """Rows for each training stage by its name, and for `dev` and `test`; null takes all there are."""
+    template: TemplateName | None = None
+    """Of tasks other than corr2cause: the wording of prompts and final answers; null: the usual one of the task."""
+    max_samples: Positive | None = None
+    """Of tasks other than corr2cause: most rows of a training stage that `rows` does not name."""
+    parts: dict[str, Part] = Field(default_factory=dict)
+    """Of tasks other than corr2cause: rows of a part (a training stage, `dev`, `test`) that come from elsewhere."""
+
+    def keys_of_other_tasks(self, questions: bool) -> list[str]:
+        """Keys that have a value and mean nothing to tasks of published questions, or else to corr2cause."""
+        shared, of_questions = {"source", "rows", "revision"}, {"template", "max_samples", "parts"}
+        meant = shared | (of_questions if questions else type(self).model_fields.keys() - of_questions)
+        default = type(self)()
+        return [
+            key for key in type(self).model_fields if key not in meant and getattr(self, key) != getattr(default, key)
+        ]
 
     @model_validator(mode="after")
     def _range(self) -> Data:

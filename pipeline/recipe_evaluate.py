@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.settings import Positive, StageSettings
+from pipeline.recipe_stage import StageSettings
+from pipeline.settings import Positive
 
 PUBLISHED_SETS = ("released-v2", "released-v1", "corrected", "paraphrased", "refactorized", "relabelled")
 """The published test and what is made of it: see docs/evaluation.md."""
@@ -44,6 +45,8 @@ class Evaluate(StageSettings):
     """Further test sets: published ones by name, `variables-N` for new rows on N variables."""
     set_rows: Positive = 500
     """Rows of each set `variables-N`."""
+    set_variables: Positive | None = None
+    """Most variables of the rows of published sets; null: all rows."""
     bootstrap: Positive = 2000
     """Resamples of whole premises for the intervals."""
 
@@ -68,4 +71,4 @@ class Evaluate(StageSettings):
 
     def asking(self) -> dict[str, int | float | str | bool]:
         """The settings that decide on what a model answers."""
-        return self.model_dump(exclude={"bootstrap", "sets", "set_rows"})
+        return self.model_dump(exclude={"bootstrap", "sets", "set_rows", "set_variables"})

@@ -1,4 +1,4 @@
-"""RunDir: every path and every record of a run. The only module that joins the paths of a run."""
+"""RunDir: every record of a run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import NeedsMissing, UserError
+from pipeline.errors import NeedsMissing
 from pipeline.load import build_recipe, dump_recipe
-from pipeline.recipe import NAME_PATTERN, Recipe
+from pipeline.recipe import Recipe
 from pipeline.records import (
     Done,
     append_json,
@@ -26,6 +26,8 @@ from pipeline.records import (
     write_done,
     write_json,
 )
+from pipeline.remedies import Remedy, apply
+from pipeline.run_paths import RunPaths
 from pipeline.settings import Tree, dump_yaml, parse_yaml, read_text
 
 HOME = Path(__file__).resolve().parent.parent
@@ -37,16 +39,8 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-class RunDir:
-    """One run: its name and the folder under which it writes (`root`: the project's, or the site's output_root)."""
-
-    def __init__(self, root: Path, name: str) -> None:
-        if not NAME_PATTERN.fullmatch(name):
-            raise UserError(
-                "not a run name", value=name, where="--run-name", do="use letters, digits, . _ - (at most 64)"
-            )
-        self.root = root
-        self.name = name
+class RunDir(RunPaths):
+    """One run: its paths, and the records that lie there."""
 
     @classmethod
     def of_logs(cls, logs: Path) -> RunDir:
@@ -54,118 +48,34 @@ class RunDir:
         logs = logs.resolve()
         return cls(logs.parent.parent, logs.name)
 
-    # -- paths ------------------------------------------------------------------------------------------------------
-
-    @property
-    def logs(self) -> Path:
-        """Scripts, resolved recipe, attempts and records."""
-        return self.root / "logs" / self.name
-
-    @property
-    def resolved(self) -> Path:
-        """The recipe with all overrides: what the jobs read."""
-        return self.logs / "resolved.yaml"
-
-    @property
-    def environment(self) -> Path:
-        """Shell lines of the site (modules, variables) that the job body sources."""
-        return self.logs / "environment.sh"
-
-    @property
-    def results(self) -> Path:
-        """comparison.json, report.html, predictions/."""
-        return self.root / "evaluation_results" / self.name
-
-    @property
-    def comparison(self) -> Path:
-        """The table of results as JSON."""
-        return self.results / "comparison.json"
-
-    @property
-    def report(self) -> Path:
-        """The page of results."""
-        return self.results / "report.html"
-
-    def predictions(self, model: str, test: str = "") -> Path:
-        """Prediction file of one model on the main test set, or on the one of this name."""
-        return self.results / "predictions" / test / f"{model}.jsonl"
-
-    def partial_predictions(self, model: str, test: str = "") -> Path:
-        """The answers of one model that an interrupted evaluation has so far."""
-        return self.predictions(model, test).with_suffix(".partial")
-
-    def predictions_bytes(self) -> int:
-        """Length of all prediction files, unfinished ones too."""
-        return sum(path.stat().st_size for path in (self.results / "predictions").rglob("*") if path.is_file())
-
-    def prediction_files(self, test: str = "") -> list[Path]:
-        """All prediction files on a test set."""
-        return sorted((self.results / "predictions" / test).glob("*.jsonl"))
-
-    @property
-    def slurm_output(self) -> Path:
-        """Folder of Slurm's own output files."""
-        return self.root / "logs"
-
-    def local_output(self, stage: str) -> Path:
-        """Output of a stage's job body on this machine, beside Slurm's files of the same kind."""
-        return self.slurm_output / f"{stage}_{self.name}_local.out"
-
-    @property
-    def submitit(self) -> Path:
-        """Folder of submitit's own files."""
-        return self.logs / "submitit"
-
-    def code(self, code_hash: str) -> Path:
-        """The copy of the code that jobs of this run were submitted with."""
-        return self.logs / "code" / code_hash
-
-    def stage(self, stage: str) -> Path:
-        """A stage's folder of logs and records."""
-        return self.logs / stage
-
-    def script(self, stage: str) -> Path:
-        """The sbatch script that is submitted for a stage."""
-        return self.stage(stage) / f"{stage}.slurm"
-
-    def metrics(self, stage: str) -> Path:
-        """JSON lines of a stage's metrics: status, report, guard and planner read them."""
-        return self.stage(stage) / "metrics.jsonl"
-
-    def checkpoints(self, stage: str) -> Path:
-        """Folder of a training stage's checkpoints."""
-        return self.stage(stage) / "checkpoints"
-
-    def model(self, stage: str) -> Path:
-        """Folder of the model that a stage makes; `base` is a scratch model before training."""
-        return self.root / "models" / f"{self.name}_{stage}_model"
-
-    def dataset(self, key: str) -> Path:
-        """A processed data set, keyed by content (the preprocess stage's fingerprint), shared by runs."""
-        return self.root / "data" / "processed" / key
-
-    def dataset_draft(self, key: str) -> Path:
-        """Where this run makes a processed data set before it is whole and takes its place."""
-        return self.root / "data" / "processed" / f".{key}.{self.name}"
-
-    def cache(self, name: str) -> Path:
-        """A cache folder that any run may use and anybody may delete."""
-        return self.root / "data" / "cache" / name
-
-    # -- records ----------------------------------------------------------------------------------------------------
-
     def write_resolved(self, recipe: Recipe, extra: Tree) -> None:
         """Write what the jobs read: the recipe's name, `extra` (facts of the launch) and all settings."""
         header = "# Written by the launcher; the jobs of this run read this file and nothing else.\n"
         write_atomic(self.resolved, header + dump_yaml({"recipe": recipe.name, "launch": extra, **dump_recipe(recipe)}))
 
     def read_resolved(self) -> tuple[Recipe, Tree]:
-        """The recipe of this run and the facts of its launch. Raises NeedsMissing when it was never launched."""
+        """The recipe of this run, remedies included, and the facts of its launch.
+
+        Raises NeedsMissing when it was never launched.
+        """
         if not self.resolved.is_file():
             raise NeedsMissing("no such run", value=self.name, where=str(self.resolved), do="start it with `run`")
         tree = parse_yaml(read_text(self.resolved), str(self.resolved))
         name, extra = tree.pop("recipe"), tree.pop("launch")
-        return build_recipe(name, tree, str(self.resolved)), extra
+        return self.with_remedies(build_recipe(name, tree, str(self.resolved))), extra
+
+    def remedies(self, stage: str) -> list[Remedy]:
+        """What failures changed of a stage by themselves, oldest first."""
+        return [Remedy(**line) for line in read_json_lines(self.stage(stage) / "remedies.jsonl")]
+
+    def add_remedy(self, remedy: Remedy) -> None:
+        """Record a change, and tell it in the timeline."""
+        append_json(self.stage(remedy.stage) / "remedies.jsonl", remedy.as_dict())
+        self.log_event("remedy", remedy.stage, reason=remedy.evidence, change=remedy.told())
+
+    def with_remedies(self, recipe: Recipe) -> Recipe:
+        """A recipe for this run with what failures changed of it."""
+        return apply(recipe, [each for entry in recipe.stages for each in self.remedies(entry.name)])
 
     def done(self, stage: str) -> Done | None:
         """A stage's done marker, if there is one."""
@@ -212,6 +122,10 @@ class RunDir:
         except OSError as error:
             raise cannot_write(folder, error) from error
         return number
+
+    def next_attempt(self, stage: str, attempt: int) -> Path:
+        """The folder that the attempt after this one makes first of all: when it is there, this one is not the last."""
+        return self.stage(stage) / f"attempt-{attempt + 1}"
 
     def write_attempt(self, stage: str, attempt: int, **facts: Any) -> None:
         """Record what an attempt begins with: its job and how far the stage had come."""
@@ -287,7 +201,8 @@ class RunDir:
     def own_folders(self, recipe: Recipe | None) -> list[Path]:
         """What `--fresh` deletes: the logs, models and results of this run; nothing shared with other runs."""
         names = ["base", *([entry.name for entry in recipe.stages] if recipe else [])]
-        return [p for p in [self.logs, self.results, *map(self.model, names)] if p.exists()]
+        folders = [self.logs, self.results, *map(self.model, names), *map(self.merged, names)]
+        return [p for p in folders if p.exists()]
 
 
 def known_runs(root: Path) -> list[str]:

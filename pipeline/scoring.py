@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -13,9 +15,10 @@ from rich import progress
 from rich.console import Console
 
 from pipeline.errors import UserError
+from pipeline.recipe_questions import GRADED
 from pipeline.records import cannot_write
 from pipeline.settings import nearest
-from pipeline.tasks import corr2cause
+from pipeline.tasks import corr2cause, names
 
 FORM = '{"row": {...}, "completion": "..."}'
 
@@ -36,8 +39,14 @@ class Verdict(Protocol):
         """Why, in words."""
 
 
-TASKS: dict[str, Callable[[str, Mapping[str, Any]], Verdict]] = {"corr2cause": corr2cause.score_published}
+TASKS: dict[str, Callable[[str, Mapping[str, Any]], Verdict]] = {
+    "corr2cause": corr2cause.score_published,
+    **{name: partial(names.score, name) for name in names.TASKS},
+}
 """Task name to what scores a completion against a row in the task's published format."""
+
+
+Judged = tuple[dict[str, Any], Verdict]
 
 
 @dataclass
@@ -79,10 +88,10 @@ def score_file(task: str, path: Path, out: Path | None) -> Totals:
 
 
 def _scored(task: str, path: Path, totals: Totals) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(_lines(path), start=1):
+    calls = (partial(_judge, task, line) for line in _lines(path))
+    for number, call in enumerate(_ahead(calls) if GRADED.get(task) == "code_execution" else calls, start=1):
         try:
-            given = _read(line)
-            verdict = TASKS[task](given["completion"], given["row"])
+            given, verdict = call()
         except UserError as error:
             totals.malformed.append((number, str(error)))
             yield {"line": number, "error": str(error)}
@@ -90,6 +99,23 @@ def _scored(task: str, path: Path, totals: Totals) -> Iterator[dict[str, Any]]:
         totals.verdicts[verdict.correct] += 1
         totals.unparsable += verdict.parsed is None
         yield {**given, "correct": verdict.correct, "parsed": verdict.parsed, "reason": verdict.reason}
+
+
+def _judge(task: str, line: bytes) -> Judged:
+    given = _read(line)
+    return given, TASKS[task](given["completion"], given["row"])
+
+
+def _ahead(calls: Iterator[Callable[[], Judged]]) -> Iterator[Callable[[], Judged]]:
+    """The results of the calls, in their order; several are worked at once, for they wait for their sandboxes."""
+    with ThreadPoolExecutor(names.WAITING) as pool:
+        waiting: deque[Future[Judged]] = deque()
+        for call in calls:
+            waiting.append(pool.submit(call))
+            if len(waiting) >= 2 * names.WAITING:
+                yield waiting.popleft().result
+        while waiting:
+            yield waiting.popleft().result
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,12 +23,6 @@ class Section(BaseModel):
     """Base of every settings class: unknown keys refused, no silent conversion, immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class StageSettings(Section):
-    """Own keys of a stage's section, and what a stage of this kind makes."""
-
-    makes: ClassVar[Literal["dataset", "model", "results"]]
 
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -130,6 +124,21 @@ def override_tree(override: str) -> Tree:
     for key in reversed(keys):
         value = {key: value}
     return dict(value)
+
+
+def listed_texts(text: str, where: str) -> list[str]:
+    """The items of `a,b,[c, d]` as they are written; commas within brackets and quotes do not divide.
+
+    Raises UserError when it is not a list of YAML values, or none.
+    """
+    try:
+        node = yaml.compose(f"[{text}]", Loader=_Loader)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or str(error)
+        raise UserError("not a list of values", value=problem, where=where, do="write VALUE,VALUE,...") from None
+    if not isinstance(node, yaml.SequenceNode) or not node.value or node.end_mark.index != len(text) + 2:
+        raise UserError("not a list of values", value=text, where=where, do="write VALUE,VALUE,...")
+    return [text[item.start_mark.index - 1 : item.end_mark.index - 1] for item in node.value]
 
 
 def nearest(word: str, valid: Collection[str]) -> str:

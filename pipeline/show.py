@@ -16,29 +16,31 @@ from rich.text import Text
 
 from pipeline.evaluation.schema import read_comparison
 from pipeline.evaluation.summary import difference_lines, result_table, set_line
+from pipeline.fit.recipe_fit import StageFit
 from pipeline.recipe import Recipe
 from pipeline.run import RunDir
 from pipeline.submit.doctor import Check
 from pipeline.submit.look import Look
 from pipeline.submit.plan import Plan, StagePlan
 from pipeline.submit.status import StageStatus, duration
-from pipeline.submit.transaction import sbatch_command
+from pipeline.submit.transaction import placeholders, sbatch_commands
 from pipeline.submit.why import Why
+from pipeline.verbs.fit_table import fit_lines, fit_table, stage_tree
 
 console = Console(highlight=False)
 
 COLOURS = {"done": "green", "running": "cyan", "failed": "red", "blocked": "red", "interrupted": "yellow"}
 
 
-def states(found: list[StageStatus], seen: Look | None = None) -> None:
+def states(found: list[StageStatus], seen: Look | None = None, heading: str = "stage") -> None:
     """The status table, the reasons below it, and how old it is where Slurm does not answer."""
-    console.print(states_table(found, seen))
+    console.print(states_table(found, seen, heading))
 
 
-def states_table(found: list[StageStatus], seen: Look | None = None) -> Group:
+def states_table(found: list[StageStatus], seen: Look | None = None, what: str = "stage") -> Group:
     """What `states` prints."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("stage", "state", "job", "elapsed", "attempt", "last metric"):
+    for heading in (what, "state", "job", "elapsed", "attempt", "last metric"):
         table.add_column(heading, justify="right" if heading in ("elapsed", "attempt") else "left")
     for each in found:
         colour = COLOURS.get(each.state, "default")
@@ -56,6 +58,13 @@ def health(run: RunDir, recipe: Recipe) -> None:
     for stage in recipe.training_stages():
         for found in health_found(run, stage):
             console.print(f"warning: {stage}: {found}", markup=False, soft_wrap=True)
+
+
+def remedies(run: RunDir, recipe: Recipe) -> None:
+    """What failures changed by themselves, a line each."""
+    for entry in recipe.stages:
+        for remedy in run.remedies(entry.name):
+            console.print(f"{entry.name} {remedy.told()}", markup=False, soft_wrap=True)
 
 
 def health_found(run: RunDir, stage: str) -> list[str]:
@@ -99,7 +108,7 @@ def decisions(plan: Plan) -> None:
     for each in plan.stages:
         if each.action != "leave":
             console.print(f"{each.action:<5} {each.stage.name}: {each.reason}", markup=False, soft_wrap=True)
-    for warning in plan.recipe.warnings():
+    for warning in plan.warnings:
         console.print(f"warning: {warning}", markup=False, soft_wrap=True)
 
 
@@ -111,12 +120,12 @@ def place(plan: Plan, via: str, *, chosen: bool) -> None:
         console.print("running on this machine, one stage after the other: no Slurm answers here")
 
 
-def plan(plan: Plan, as_json: bool) -> None:
-    """The plan as a table with the exact commands and scripts, or as JSON."""
-    commands = {each.stage.name: _command(plan, each) for each in plan.stages}
+def plan(plan: Plan, as_json: bool, fits: Sequence[StageFit] = (), unknown: Sequence[str] = ()) -> None:
+    """The plan as a table with the exact commands and scripts, or as JSON; `fits` of its stages, and what is not known
+    of them.
+    """
     if as_json:
-        stages = [_as_dict(plan, each, commands) for each in plan.stages]
-        print(json.dumps({"run": plan.run.name, "warnings": plan.recipe.warnings(), "stages": stages}, indent=1))
+        print(json.dumps(plan_dict(plan, fits, unknown), indent=1))
         return
     console.print(
         f"run {plan.run.name} of recipe {plan.recipe.name}, under {plan.run.root}", markup=False, soft_wrap=True
@@ -133,10 +142,15 @@ def plan(plan: Plan, as_json: bool) -> None:
         )
     console.print(table)
     decisions(plan)
+    if fits:
+        console.print(fit_table(list(fits)))
+    for line in [*(fit_lines(list(fits)) if fits else []), *unknown]:
+        console.print(line, markup=False, soft_wrap=True)
     for each in plan.to_run:
         console.rule(f"{plan.run.script(each.stage.name)}", align="left", style="dim")
         console.print(each.script, markup=False, soft_wrap=True, end="")
-        console.print(f"$ {commands[each.stage.name]}", markup=False, soft_wrap=True)
+        for command in _command(plan, each).splitlines():
+            console.print(f"$ {command}", markup=False, soft_wrap=True)
     console.print("nothing was written or submitted")
 
 
@@ -149,12 +163,19 @@ def _batch(plan: Plan, each: StagePlan) -> str:
 
 
 def _command(plan: Plan, each: StagePlan) -> str:
-    running = {other.stage.name for other in plan.to_run}
-    after = [f"<job of {need}>" for need in each.stage.needs if need in running]
-    return shlex.join(sbatch_command(plan, each, after, plan.run.script(each.stage.name)))
+    names = {name: placeholders(plan, name) for name in plan.names_to_run}
+    own = placeholders(plan, each.stage.name)
+    return "\n".join(shlex.join(command) for command in sbatch_commands(plan, each, names, own))
 
 
-def _as_dict(plan: Plan, each: StagePlan, commands: dict[str, str]) -> dict[str, object]:
+def plan_dict(plan: Plan, fits: Sequence[StageFit] = (), unknown: Sequence[str] = ()) -> dict[str, Any]:
+    """The plan for --json, with what `plan` shows of the stages' fits."""
+    fitted = {each.work.name: stage_tree(each) for each in fits}
+    stages = [{**_as_dict(plan, each), "fit": fitted.get(each.stage.name)} for each in plan.stages]
+    return {"run": plan.run.name, "warnings": [*plan.warnings, *unknown], "stages": stages}
+
+
+def _as_dict(plan: Plan, each: StagePlan) -> dict[str, object]:
     return {
         "stage": each.stage.name,
         "kind": each.stage.kind,
@@ -166,22 +187,30 @@ def _as_dict(plan: Plan, each: StagePlan, commands: dict[str, str]) -> dict[str,
         "batch": vars(each.batch) if each.batch else None,
         "outputs": [str(path) for path in each.stage.outputs],
         "script": each.script,
-        "command": commands[each.stage.name],
+        "command": _command(plan, each),
     }
 
 
-def submitted(run: RunDir, jobs: Mapping[str, str], before: Mapping[str, str]) -> None:
+def submitted(run: RunDir, jobs: Mapping[str, Sequence[str]], before: Mapping[str, Sequence[str]]) -> None:
     """The job ids, those that stages kept too (`before`, by stage), and the commands that come next."""
-    for stage, job in jobs.items():
-        console.print(f"{'kept' if before.get(stage) == job else 'submitted'} {stage}: job {job}", soft_wrap=True)
+    for stage, ids in jobs.items():
+        word = "kept" if set(ids) <= set(before.get(stage, ())) else "submitted"
+        console.print(f"{word} {stage}: job {' '.join(ids)}", soft_wrap=True)
     name = run.name
     console.print(f"next: bash run_pipeline.sh status {name} ; bash run_pipeline.sh logs {name} -f", soft_wrap=True)
 
 
 def results(run: RunDir) -> None:
-    """The result table, what the differences mean, and where the report is; nothing when there is no result yet."""
+    """The result table, what differences mean, what attacks did, where the report is; nothing without results."""
+    from pipeline.evaluation.robustness_page import result_lines  # its template engine is slow to load
+
+    attacked = result_lines(run)
+    for line in attacked:
+        console.print(line, markup=False, soft_wrap=True)
     comparison = read_comparison(run.comparison)
     if comparison is None:
+        if attacked:
+            console.print(f"attacks: {run.robustness}\nreport:  {run.report}", markup=False, soft_wrap=True)
         return
     console.print(result_table(comparison))
     for line in difference_lines(comparison):

@@ -14,6 +14,7 @@ from pipeline.settings import nearest
 CONFIG_SOURCES = {
     "sft": ("trl", "trl/trainer/sft_config.py", "SFTConfig"),
     "grpo": ("trl", "trl/trainer/grpo_config.py", "GRPOConfig"),
+    "contrastive": ("transformers", "transformers/training_args.py", "TrainingArguments"),
 }
 _BASES = {
     "_BaseConfig": ("trl", "trl/trainer/base_config.py", "_BaseConfig"),
@@ -21,7 +22,7 @@ _BASES = {
 }
 
 SAVING = "checkpoint.every_steps in the same section"
-BEST = "grpo.guard: it keeps the weights with the best dev F1"
+BEST = "grpo.guard, or contrastive.early_stopping: they keep the best weights"
 RESERVED = {
     "per_device_train_batch_size": "micro_batch_size in the same section (global_batch_size stays what it is)",
     "gradient_accumulation_steps": "global_batch_size in the same section; accumulation follows from the GPUs at hand",

@@ -1,6 +1,9 @@
-"""Rounds of chaos: a run of the pipeline on a real Slurm, faults at random moments, and the undisturbed result or not.
+"""Rounds of chaos: the smoke pipeline on a real Slurm, faults at random moments, and the undisturbed result after all.
 
-See scripts/chaos.sh.
+    bash scripts/chaos.sh [--rounds N] [--seed S] [--results FILE]
+    bash scripts/chaos.sh --report
+
+Rounds that the results hold already for a seed are not played again. Ends with 1 when a round went wrong.
 """
 
 from __future__ import annotations
@@ -8,250 +11,250 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
+import secrets
 import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import time
-from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-HOME = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(HOME), str(HOME / "tests"), str(HOME / "tests" / "slurm_cluster")]
+from chaos_faults import KINDS, Fault, draw, stop_submitter
+from chaos_lab import HOME, SHAPES, STAGES, Lab, laboratory
+from chaos_report import SAME, report
+from cluster import unavailable
+from processes import wait_until
 
-from cluster import Cluster, unavailable  # noqa: E402
-from faults import FAULTS, TRAINED, Target, command_lines  # noqa: E402
-from test_slurm_dag import copy_project  # noqa: E402
-
-from pipeline.load import build_recipe  # noqa: E402
-from pipeline.records import append_json, file_hash  # noqa: E402
-from pipeline.run import RunDir  # noqa: E402
-from pipeline.settings import dump_yaml, read_yaml  # noqa: E402
-
-RECORD = HOME / "logs" / "chaos.jsonl"
-MENDED = 6
-"""How often a round may call `retry` or `run` before it counts as lost."""
-LONGEST = 420.0
-"""Seconds after which a round is stuck."""
+PATIENCE = 900.0
+"""Seconds after which a round counts as hung."""
 STUCK = 40.0
-"""Seconds after which a queue that does not move counts as quiet."""
-STEP = re.compile(r"^step (\d+)/", re.MULTILINE)
-BAD = ("failed", "interrupted", "cancelled", "blocked", "not submitted", "not started", "ended, cause unknown")
+"""Seconds after which jobs that wait for others, of which none is at work, wait for nothing."""
+MOST_MENDED = 6
+RARE = {"hung until TIMEOUT": 0.25, "time limit near": 0.7, "node cut off": 0.6}
+"""Kinds that take long, drawn less often than others (1)."""
+CLEAR = ("failed", "interrupted", "cancelled", "blocked", "done", "ended, cause unknown")
+"""What `status` may say of a stage of a quiet run; the last only where Slurm itself has lost the job."""
+RELEASED = ("JobHeldUser", "launch failed requeued held")
+"""Slurm's reasons for holding a job after it crashed: it lost the release, or took the job for a second one."""
+LOST = "Slurm does not know it"
 
 
-def make_recipe(home: Path) -> None:
-    """The smoke recipe with more steps and checkpoints, so that there is something to lose."""
-    tree = read_yaml(HOME / "configs" / "smoke.yaml")
-    tree["data"]["completions"] = "answer"
-    tree["sft"] |= {
-        "max_steps": 240,
-        "learning_rate": 1e-2,
-        "logging_steps": 20,
-        "checkpoint": {"every_steps": 40, "keep": 2},
-    }
-    tree["grpo"] |= {
-        "max_steps": 12,
-        "learning_rate": 2e-3,
-        "logging_steps": 2,
-        "checkpoint": {"every_steps": 3, "keep": 2},
-    }
-    build_recipe("chaos", tree, "chaos.yaml")
-    (home / "configs" / "chaos.yaml").write_text(dump_yaml(tree), encoding="utf-8")
+class Wrong(Exception):
+    """A round ended in a way that no round may end in."""
 
 
-class Arena:
-    """The Slurm, a copy of the project, and what the undisturbed run gave."""
+class Round:
+    """One run with its faults, and the operator who does what the pages say: `run` again, `retry`."""
 
-    def __init__(self, root: Path) -> None:
-        self.cluster = Cluster(root / "slurm")
-        self.home = copy_project(root / "a 'quoted\" $folder")
-        make_recipe(self.home)
-        self.expected: dict[str, Any] = {}
+    def __init__(self, lab: Lab, seed: int, number: int, log: Any = print) -> None:
+        self.lab, self.log = lab, log
+        self.name = f"round-{seed}-{number}"
+        self.rng = random.Random(f"{seed}/{number}")
+        self.shape = self.rng.choice(list(SHAPES))
+        self.faults = self._draw()
+        self.submitter = self.rng.choice([None, None, None, signal.SIGTERM, signal.SIGKILL])
+        self.delay = round(self.rng.uniform(0.3, 4), 2)
+        self.submitter_told = ""
+        self.mended: list[str] = []
+        self.seen: dict[str, tuple[str, str, str, str]] = {}
+        self.seen_since = 0.0
 
-    def command(self, *words: str) -> list[str]:
-        """The command line as words to execute."""
-        return [str(self.home / ".venv" / "bin" / "python"), "-m", "pipeline", *words]
+    def _draw(self) -> list[Fault]:
+        weights = {kind: RARE.get(kind, 1.0) for kind in KINDS}
+        if self.shape != "torchrun":
+            del weights["kill -9 torchrun"]
+        kinds = self.rng.choices(list(weights), list(weights.values()), k=self.rng.choice([1, 2]))
+        drawn = [draw(self.rng, kind, self.shape) for kind in kinds]
+        return sorted(drawn, key=lambda fault: (STAGES.index(fault.stage), fault.step))
 
-    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """The command line, whatever comes of it; jobs go to the partition that others may preempt."""
-        env = {**self.cluster.env, "SBATCH_PARTITION": "preempt"}
-        return subprocess.run(
-            self.command(*words), cwd=self.home, env=env, capture_output=True, text=True, timeout=180, check=False
-        )
+    def play(self, reference: dict[str, Any]) -> None:
+        """Play the round to its end. Raises Wrong with what is not as it must be."""
+        self._submit()
+        waiting = list(self.faults)
+        end = time.monotonic() + PATIENCE
+        while not self._is_quiet(waiting):
+            if time.monotonic() > end:
+                raise Wrong(f"not quiet within {PATIENCE:.0f} s: {self.lab.queue(self.name)}")
+            time.sleep(0.05)
+        self._verify(reference)
 
-    def states(self, name: str) -> dict[str, str]:
-        """State by stage; empty when the run is not there yet."""
-        done = self.call("status", name, "--json")
-        return (
-            {each["stage"]: each["state"] for each in json.loads(done.stdout)["stages"]} if not done.returncode else {}
-        )
+    def _submit(self) -> None:
+        """Start the run; when the submitter is to be stopped, do that and start it again."""
+        words = self.lab.run_words(self.name, self.shape)
+        if self.submitter:
+            self.submitter_told = stop_submitter(self.lab.start(*words), self.submitter, self.delay)
+        code, told = self.lab.call(*words)
+        if code:
+            raise Wrong(f"`run` ended with {code}: {told[-500:]}")
 
-    def result(self, name: str) -> dict[str, Any]:
-        """Hashes of the weights, and what the evaluation counted."""
-        run = RunDir(self.home, name)
-        found: dict[str, Any] = {stage: file_hash(run.model(stage) / "model.safetensors") for stage in TRAINED}
-        comparison = json.loads(run.comparison.read_text(encoding="utf-8"))
-        return found | {"models": comparison["models"], "baselines": comparison["baselines"]}
+    def _is_quiet(self, waiting: list[Fault]) -> bool:
+        """Inject what is due; when nothing is at work, see whether all is done, else `retry`."""
+        stage_done = {stage for stage in STAGES if self.lab.run(self.name).done(stage)}
+        while waiting and (waiting[0].stage in stage_done or waiting[0].is_due(self.lab, self.name)):
+            fault = waiting.pop(0)
+            if fault.stage not in stage_done:
+                fault.inject(self.lab, self.name)
+            self.log(f"  {fault.kind} in {fault.stage}: {fault.injected or 'too late'}")
+        queue = self.lab.queue(self.name)
+        moving = [job for job in (queue or {}).values() if job[2] not in ("DependencyNeverSatisfied", "Dependency")]
+        if queue is None or any(job[2] not in RELEASED for job in moving):
+            time.sleep(0.3)
+            return self._refuse_held(queue or {})
+        self.lab.resume_nodes()
+        if queue != self.seen:
+            self.seen, self.seen_since = queue, time.monotonic()
+        if "Dependency" in {job[2] for job in queue.values()} and time.monotonic() < self.seen_since + STUCK:
+            time.sleep(0.3)
+            return False  # the next stage is about to start
+        states = self.lab.states(self.name)
+        if states and all(each["state"] == "done" for each in states.values()):
+            return True
+        if states:
+            self._mend(states, held=bool(moving))
+        return False
 
-    def until_quiet(self, name: str, end: float) -> dict[str, str]:
-        """Wait until no stage is queued, waiting or running, or for a while none runs and one has come to grief.
+    def _refuse_held(self, queue: dict[str, tuple[str, str, str, str]]) -> bool:
+        held = [stage for stage, job in queue.items() if "held" in job[2].lower() and job[2] not in RELEASED]
+        if held:
+            raise Wrong(f"{held[0]} is held for ever: {queue}")
+        return False
 
-        A slurmctld that was killed may hold a job that it believes to have been cancelled: that waits for ever.
-        """
-        stuck = 0.0
-        while True:
-            states = self.states(name)
-            alive = {"queued", "waiting", "running"} & set(states.values())
-            if states and (not alive or stuck > STUCK or time.monotonic() > end):
-                return states
-            grief = "running" not in alive and any(state in BAD for state in states.values())
-            stuck = stuck + 2 if grief else 0.0
-            time.sleep(1)
+    def _mend(self, states: dict[str, dict[str, Any]], *, held: bool) -> None:
+        """What status says must be clear; then `retry`, or `run` again where Slurm lost the release of a job."""
+        told = {stage: f"{each['state']}: {each['reason']}" for stage, each in states.items()}
+        unclear = [stage for stage, each in states.items() if each["state"] not in CLEAR]
+        broken = {
+            stage: words for stage, words in told.items() if words.startswith(("failed", "interr", "canc", "ended"))
+        }
+        if not held and (unclear or not broken or not all(words.partition(": ")[2] for words in broken.values())):
+            raise Wrong(f"no clear end: {told}")
+        if any(words.startswith("ended") and LOST not in words for words in broken.values()):
+            raise Wrong(f"no clear end: {told}")
+        if len(self.mended) >= MOST_MENDED:
+            raise Wrong(f"mended {MOST_MENDED} times in vain: {told}")
+        words = self.lab.run_words(self.name, self.shape) if held else ["retry", self.name]
+        stage, reason = next(iter(broken.items()), ("", "held"))
+        self.mended.append(f"{words[0]}: {stage} {reason[:160]}")
+        self.log(f"  {self.mended[-1]}")
+        code, answer = self.lab.call(*words)
+        if code:
+            raise Wrong(f"`{words[0]}` ended with {code}: {answer[-500:]}")
 
+    def _verify(self, reference: dict[str, Any]) -> None:
+        """The same weights, answers, numbers and steps; no job, process or checkpoint left."""
+        found = self.lab.result(self.name)
+        differ = [key for key, value in reference.items() if found[key] != value]
+        if differ:
+            raise Wrong(f"other {', '.join(differ)} than undisturbed: {[found[key] for key in differ]}"[:2000])
+        if self.lab.queue(self.name):
+            raise Wrong(f"jobs are left: {self.lab.queue(self.name)}")
+        try:
+            wait_until("no process is left", lambda: not self.lab.processes(self.name), 15)
+        except TimeoutError:
+            raise Wrong(f"processes are left: {self.lab.processes(self.name)}") from None
+        left = [str(path) for stage in STAGES if (path := self.lab.run(self.name).checkpoints(stage)).exists()]
+        if left:
+            raise Wrong(f"checkpoints are left: {left}")
 
-def chaos_round(arena: Arena, number: int, rng: random.Random) -> dict[str, Any]:
-    """One round; its record."""
-    name, started = f"round-{number}", time.monotonic()
-    words = ["run", "chaos", "--run-name", name, "--via", "slurm"]
-    if rng.random() < 0.3:
-        words += ["resources.sft.launcher=torchrun", "resources.sft.processes=1"]
-    target = Target(RunDir(arena.home, name), arena.cluster, rng)
-    told = submit(arena, words, rng)
-    for kind in rng.sample(list(FAULTS), rng.choice((1, 2, 2, 3))):
-        time.sleep(rng.uniform(0.5, 12))
-        for _ in range(20):  # a fault wants its moment: a running job, a checkpoint
-            said = FAULTS[kind](target)
-            if said is not None:
-                told.append(said)
-                break
-            time.sleep(0.5)
-    end = time.monotonic() + LONGEST
-    mended: list[str] = []
-    states = arena.until_quiet(name, end)
-    while any(state in BAD for state in states.values()) and len(mended) < MENDED and time.monotonic() < end:
-        verb = ["retry", name] if any(state == "failed" for state in states.values()) else words
-        done = arena.call(*verb)
-        if done.returncode and verb != words:
-            done = arena.call(*words)
-        mended.append(f"{verb[0]} ({', '.join(sorted(set(states.values()) - {'done'}))})")
-        states = arena.until_quiet(name, end)
-    return {
-        "round": number, "faults": told, "mended_by": mended, "states": states, **judge(arena, target, states),
-        "lost_steps": lost_steps(target.run), "attempts": {s: len(target.run.attempts(s)) for s in TRAINED},
-        "seconds": round(time.monotonic() - started),
-    }  # fmt: skip
+    def record(self, seed: int, number: int, outcome: str, seconds: float) -> dict[str, Any]:
+        """The line of the results."""
+        faults = [
+            {"kind": each.kind, "stage": each.stage, "step": each.step, "seconds": each.seconds, "did": each.injected}
+            for each in self.faults
+        ]
+        if self.submitter:
+            kind = f"{self.submitter.name} to the submitter"
+            faults.insert(0, {"kind": kind, "stage": "", "step": 0, "seconds": self.delay, "did": self.submitter_told})
+        begun = self.lab.attempts(self.name)
+        return {
+            "round": number, "seed": seed, "shape": self.shape, "faults": faults, "attempts": begun,
+            "recoveries": sum(max(0, count - 1) for count in begun.values()), "mended": self.mended,
+            "lost_steps": self.lab.lost_steps(self.name), "outcome": outcome, "seconds": round(seconds),
+        }  # fmt: skip
 
-
-def submit(arena: Arena, words: list[str], rng: random.Random) -> list[str]:
-    """Submit the run; in some rounds the submitter is killed on the way, and then called again."""
-    if rng.random() > 0.25:
-        arena.call(*words)
-        return []
-    number = rng.choice((signal.SIGTERM, signal.SIGKILL))
-    env = {**arena.cluster.env, "SBATCH_PARTITION": "preempt"}
-    child = subprocess.Popen(
-        arena.command(*words), cwd=arena.home, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    time.sleep(rng.uniform(0.2, 2.5))
-    child.send_signal(number)
-    child.wait(timeout=60)
-    arena.call(*words)
-    return [f"{number.name} to the submitter"]
-
-
-def judge(arena: Arena, target: Target, states: dict[str, str]) -> dict[str, Any]:
-    """What became of the round: `same`, or what is wrong."""
-    wrong = []
-    if set(states.values()) != {"done"}:
-        wrong.append(f"it ended as {states}")
-        arena.call("cancel", target.run.name)
-        time.sleep(3)
-    elif arena.result(target.run.name) != arena.expected:
-        wrong.append("another result than the undisturbed run's")
-    left = target.jobs("all")
-    if any(arena.cluster.call("squeue", "-h", "-j", job, "-t", "PD,R,CG,S").stdout for job in left):
-        wrong.append(f"jobs left: {left}")
-    stray = [line for _, line in command_lines() if str(target.run.logs) in line]
-    if stray:
-        wrong.append(f"processes left: {stray}")
-    return {"outcome": "same" if not wrong else "; ".join(wrong)}
-
-
-def lost_steps(run: RunDir) -> int:
-    """Steps that were trained again: those of each attempt beyond where the next one began."""
-    lost = 0
-    for stage in TRAINED:
-        attempts = run.attempts(stage)
-        for number, following in enumerate(attempts[1:], 1):
-            log = run.attempt_log(stage, number)
-            steps = [int(step) for step in STEP.findall(log.read_text())] if log.exists() else []
-            lost += max(0, max(steps, default=0) - int(following.get("progress") or 0))
-    return lost
+    def clear_away(self) -> None:
+        """End what a round that went wrong left, and make room for the next."""
+        if self.lab.queue(self.name) != {}:
+            self.lab.call("cancel", self.name)
+        self.lab.resume_nodes()
+        run = self.lab.run(self.name)
+        for path in [run.logs, run.results, *map(run.model, ("base", *STAGES))]:
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def summary(record: Path) -> str:
-    """All rounds so far: how they ended, which faults there were, what mended them."""
-    rounds = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()] if record.exists() else []
-    faults: Counter[str] = Counter(re.sub(r"\d+\S*", "N", fault) for each in rounds for fault in each["faults"])
-    mended = Counter(re.sub(r" .*", "", verb) for each in rounds for verb in each["mended_by"])
-    good = sum(each["outcome"] == "same" for each in rounds)
-    lines = [f"{len(rounds)} rounds, {good} with the undisturbed result; {sum(faults.values())} faults"]
-    lines += [f"  {count:>4}  {fault}" for fault, count in faults.most_common()]
-    lines.append(f"attempts beyond the first: {sum(sum(each['attempts'].values()) - 2 for each in rounds)}")
-    lines.append(f"steps trained again: {sum(each['lost_steps'] for each in rounds)}; called by hand: {dict(mended)}")
-    lines += [
-        f"round {each['round']} of seed {each['seed']}: {each['outcome']}"
-        for each in rounds
-        if each["outcome"] != "same"
-    ]
-    return "\n".join(lines)
+def references(lab: Lab, shapes: list[str]) -> dict[str, dict[str, Any]]:
+    """What undisturbed runs end with, by shape. Raises Wrong when one does not end well."""
+    found = {}
+    for shape in shapes:
+        name = f"undisturbed-{shape.replace(' ', '-')}"
+        code, told = lab.call(*lab.run_words(name, shape))
+        if code:
+            raise Wrong(told)
+        wait_until("the undisturbed run is over", partial(_is_over, lab, name), PATIENCE)
+        found[shape] = lab.result(name)
+        print(f"undisturbed, {shape}: {found[shape]['weights']}", flush=True)
+    return found
+
+
+def _is_over(lab: Lab, name: str) -> bool:
+    return lab.queue(name) == {}
+
+
+def play(lab: Lab, seed: int, number: int, reference: dict[str, dict[str, Any]], results: Path) -> bool:
+    """Play one round and append its line; whether it went well. Of one that did not, the logs are kept."""
+    this = Round(lab, seed, number, lambda words: print(words, flush=True))
+    print(f"round {number} of seed {seed}, {this.shape}: {[each.kind for each in this.faults]}", flush=True)
+    begun, outcome = time.monotonic(), SAME
+    try:
+        this.play(reference[this.shape])
+    except Wrong as wrong:
+        outcome = f"WRONG: {wrong}"
+        lab.keep_evidence(this.name, results.parent / f"chaos-{this.name}")
+    line = this.record(seed, number, outcome, time.monotonic() - begun)
+    results.parent.mkdir(parents=True, exist_ok=True)
+    with results.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    told = f"{line['recoveries']} recoveries, {len(this.mended)} times mended, {line['lost_steps']} steps lost"
+    print(f"  {outcome} ({told}, {line['seconds']} s)", flush=True)
+    this.clear_away()
+    return outcome == SAME
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The lines of all rounds so far."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def main() -> int:
-    """Run the rounds; 1 when one of them lost something."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--summary", action="store_true")
-    parser.add_argument("--record", type=Path, default=RECORD, help="where the rounds are added")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="printed, to play the same again")
+    parser.add_argument("--results", type=Path, default=HOME / "logs" / "chaos.jsonl")
+    parser.add_argument("--report", action="store_true", help="only print what all rounds so far gave")
     given = parser.parse_args()
-    if given.summary:
-        print(summary(given.record))
+    lines = read_results(given.results)
+    if given.report:
+        print(report(lines))
         return 0
     if reason := unavailable():
-        print(f"no Slurm here: {reason}", file=sys.stderr)
+        print(f"error: no Slurm to break: {reason}", file=sys.stderr)
         return 2
-    seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
-    print(f"seed {seed}", flush=True)
-    root = Path(tempfile.mkdtemp(prefix="chaos", dir="/tmp"))
-    root.chmod(0o755)
-    arena = Arena(root)
-    bad = 0
-    try:
-        arena.cluster.up()
-        arena.call("run", "chaos", "--run-name", "calm", "--via", "slurm")
-        states = arena.until_quiet("calm", time.monotonic() + LONGEST)
-        assert set(states.values()) == {"done"}, states
-        arena.expected = arena.result("calm")
-        for number in range(1, given.rounds + 1):
-            found = {"seed": seed, **chaos_round(arena, number, random.Random(f"{seed} {number}"))}
-            append_json(given.record, found)
-            bad += found["outcome"] != "same"
-            print(
-                f"round {number}: {found['outcome']} ({'; '.join(found['faults'])}; {found['seconds']} s)", flush=True
-            )
-    finally:
-        arena.cluster.down()
-        if bad:
-            print(f"kept: {root}", flush=True)
-        else:
-            shutil.rmtree(root)
-    return int(bad > 0)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    played = {line["round"] for line in lines if line["seed"] == given.seed}
+    todo = [number for number in range(1, given.rounds + 1) if number not in played]
+    print(f"seed {given.seed}: {len(todo)} rounds", flush=True)
+    with laboratory() as lab:
+        shapes = {Round(lab, given.seed, number).shape for number in todo}
+        reference = references(lab, sorted(shapes))
+        try:
+            well = [play(lab, given.seed, number, reference, given.results) for number in todo]
+        except KeyboardInterrupt:
+            return 130
+    print(report(read_results(given.results)))
+    return 0 if all(well) else 1
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the Slurm is stopped then too
     sys.exit(main())

@@ -1,12 +1,9 @@
 #!/usr/bin/env bash
-# Break a real Slurm under runs of the pipeline, again and again, and see that nothing is lost:
-#
-#   bash scripts/chaos.sh                      10 rounds from a random seed, which is printed
-#   bash scripts/chaos.sh --rounds 40 --seed 7
-#   bash scripts/chaos.sh --summary            what all rounds so far gave (logs/chaos.jsonl)
-#
-# Needs root, Slurm's programs and the requirements of the tests (bash scripts/test.sh installs them).
+# Breaks the smoke pipeline on a real Slurm in every way there is, and checks that nothing is lost: docs/reliability.md
+#   bash scripts/chaos.sh [--rounds N] [--seed S] [--results FILE]
+#   bash scripts/chaos.sh --report       the figures of all rounds so far
 set -euo pipefail
-cd "$(dirname "$0")/.."
-export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1 WANDB_MODE=disabled TOKENIZERS_PARALLELISM=false
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash scripts/install_system_packages.sh
+bash scripts/setup_venv.sh requirements-dev.txt
 exec .venv/bin/python scripts/chaos.py "$@"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Install by apt what the tests drive, only what is missing: Slurm, munge, shellcheck; Chromium with --with-browser.
+# Install by apt what the tests drive, only what is missing: bubblewrap, Slurm, munge, shellcheck; Chromium with --with-browser.
 # Where that cannot be done (not root, no apt) it says what is missing and ends with 0: the tests that need it then
 # skip, loudly.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
-programs=(slurmctld slurmd sbatch munged shellcheck slurmdbd mariadbd my_print_defaults)
-packages=(slurmctld slurmd slurm-client munge shellcheck slurmdbd mariadb-server-core mariadb-client-core)
+programs=(bwrap slurmctld slurmd sbatch munged shellcheck slurmdbd mariadbd my_print_defaults)
+packages=(bubblewrap slurmctld slurmd slurm-client munge shellcheck slurmdbd mariadb-server-core mariadb-client-core)
 if [ "${1:-}" = --with-browser ]; then
     programs+=(chromium)
     packages+=(chromium)

@@ -1,4 +1,4 @@
-"""The short form of scripts/chaos.sh: two rounds of faults, and nothing lost."""
+"""The chaos suite, short: a few rounds of a fixed seed; scripts/chaos.sh plays more."""
 
 from __future__ import annotations
 
@@ -11,26 +11,44 @@ import pytest
 from cluster import unavailable
 from conftest import NO_SLURM
 
-from pipeline.run import HOME
+HOME = Path(__file__).parent.parent
+SEED = 5
+ROUNDS = 2
 
-pytestmark = [pytest.mark.slurm, pytest.mark.training]
 
-
-def test_two_rounds_end_with_the_undisturbed_result(tmp_path: Path) -> None:
+@pytest.mark.slurm
+@pytest.mark.training
+def test_a_broken_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     reason = unavailable()
     if reason:
         pytest.skip(NO_SLURM + reason)
-    record = tmp_path / "rounds.jsonl"
-    words = ["--rounds", "2", "--seed", "1", "--record", str(record)]
+    results = tmp_path / "chaos.jsonl"
+    words = ["--rounds", str(ROUNDS), "--seed", str(SEED), "--results", str(results)]
     done = subprocess.run(
-        [sys.executable, HOME / "scripts/chaos.py", *words], cwd=HOME, capture_output=True, text=True, check=False
+        [sys.executable, "scripts/chaos.py", *words], cwd=HOME, capture_output=True, text=True, check=False
     )
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
     assert done.returncode == 0, done.stdout + done.stderr
-    rounds = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
-    assert [each["outcome"] for each in rounds] == ["same", "same"]
-    assert any(each["faults"] for each in rounds)
+    assert [line["outcome"] for line in lines] == ["same result"] * ROUNDS
+    assert any(fault["did"] for line in lines for fault in line["faults"]), "all faults came too late"
+    assert f"{ROUNDS} rounds (seeds {SEED}), {ROUNDS} with the undisturbed result" in done.stdout
+
+
+def test_the_report_counts_what_was_injected_in_time(tmp_path: Path) -> None:
+    """A fault that came too late is no fault; a round that went wrong stands apart."""
+    hit, late = {"kind": "preemption", "did": "by job 3"}, {"kind": "node dies", "did": ""}
+    facts = {"seed": 3, "faults": [hit, late], "mended": [], "outcome": "same result", "recoveries": 1, "lost_steps": 2}
+    wrong = {"outcome": "WRONG: jobs are left", "mended": ["retry: sft"], "faults": [hit, hit], "recoveries": 0}
+    lines = [{**facts, "round": 1}, {**facts, "round": 2, "mended": ["retry: grpo"]}, {**facts, "round": 3, **wrong}]
+    results = tmp_path / "chaos.jsonl"
+    results.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     told = subprocess.run(
-        [sys.executable, HOME / "scripts/chaos.py", "--summary", "--record", str(record)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "2 rounds, 2 with the undisturbed result" in told.stdout
+        [sys.executable, "scripts/chaos.py", "--report", "--results", str(results)],
+        cwd=HOME, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert told.startswith(
+        "3 rounds (seeds 3), 2 with the undisturbed result: 1 by themselves, 1 after `retry` or `run`; 4 faults, "
+        "2 recoveries (attempts after a stage's first), 6 steps trained again.\n"
+    )
+    assert "| preemption | 4 | 3 | 1 | 1 | 1 | 6 |" in told and "node dies" not in told
+    assert "Round 3 of seed 3: WRONG: jobs are left" in told

@@ -237,7 +237,7 @@ SERVING = all(importlib.util.find_spec(each) for each in ("fastapi", "uvicorn", 
 @pytest.mark.skipif(not SERVING, reason="`transformers serve` needs fastapi, uvicorn and openai")
 def test_a_real_model_behind_transformers_serve(tmp_path: Path) -> None:
     from pipeline.recipe import ScratchModel
-    from pipeline.training.launch import free_port
+    from pipeline.training.launchers import free_port
     from pipeline.training.scratch import save_scratch
 
     save_scratch(ScratchModel(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=2,

@@ -15,7 +15,7 @@ from pipeline.cluster import ClusterFile
 from pipeline.errors import UserError
 from pipeline.settings import validate
 from pipeline.submit.slurm import environment
-from pipeline.training.launch import free_port
+from pipeline.training.launchers import free_port
 
 ODD = "'\"`$\\,;:=#&|<>(){}[]*?!~%@^ \t\n\r-+./aZ09éß因果\N{ROCKET}\u2028\x85\x7f"
 """Characters that shells, YAML, sbatch and JSON each treat in ways of their own."""

@@ -95,7 +95,7 @@ def test_a_job_that_somebody_cancelled_is_the_gap_that_run_fills(project: Projec
     again = project.run("gap")
     assert "at work already" in again and project.jobs("gap") == after
     project.call("cancel", "gap")
-    assert project.queued("gap") == []
+    wait_until("no job is left", lambda: not project.queued("gap"))  # on a busy machine one is COMPLETING for a while
 
 
 def test_a_run_at_work_is_not_disturbed_by_other_settings(project: Project) -> None:

@@ -23,6 +23,8 @@ SACCTMGR = (
     ["add", "qos", "long"],
     ["add", "user", "root", "account=lab"],
     ["modify", "user", "root", "set", "qos+=long"],
+    ["modify", "user", "root", "set", "maxjobs=3", "maxsubmitjobs=30"],
+    ["modify", "qos", "normal", "set", "maxjobsperuser=5", "maxsubmitjobsperuser=20"],
 )
 SITES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "as it is": ({}, {"partition": None, "gpu_partition": None}, ""),
@@ -39,7 +41,7 @@ SITES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     ),
     "short only": (
         {"extra": f"{DEBUG} MaxTime=60\nPartitionName=preempt Nodes=ALL MaxTime=30\n{SHORT}"},
-        {"gpu_partition": None}, "set resources.sft.time to at most 01:00:00",
+        {"gpu_partition": None, "cpu_max_time": "01:00:00", "gpu_max_time": "01:00:00"}, "",
     ),
     "an account is needed": (
         {"accounting": True, "extra": f"{DEBUG} {FIRST} AllowAccounts=lab,other"}, {"account": "lab"}, "",
@@ -62,7 +64,11 @@ SITES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "memory is not counted": ({"extra": "SelectTypeParameters=CR_Core"}, {"memory": "mem"}, ""),
     "a qos is needed": (
         {"accounting": True, "extra": f"AccountingStorageEnforce=associations,qos\n{DEBUG} AllowQos=long"},
-        {"qos": "long"}, "",
+        {"qos": "long", "sweep_at_once": 4, "submit_limit": None}, "",
+    ),
+    "few jobs a user": (
+        {"accounting": True, "extra": "AccountingStorageEnforce=associations,limits,qos"},
+        {"sweep_at_once": 3, "submit_limit": 20}, "",
     ),
 }  # fmt: skip
 """Name -> (the test cluster, what init must choose, a part of the fix that doctor must name for phi3, or empty)."""

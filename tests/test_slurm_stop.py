@@ -45,7 +45,7 @@ def weights(project: Project) -> str:
     return file_hash(RunDir(project.home, "undisturbed").model("sft") / "model.safetensors")
 
 
-def until(what: str, test: Callable[[], object], seconds: float = 120) -> None:
+def until(what: str, test: Callable[[], object], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not test():
         assert time.monotonic() < end, f"{what}: not within {seconds} s"

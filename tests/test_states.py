@@ -23,12 +23,12 @@ WORDS = {
     "OUT_OF_MEMORY": ("failed", "OUT_OF_MEMORY: it used more memory than it asked for"),
     "PREEMPTED": ("interrupted", "PREEMPTED: another job took its place"),
     "NODE_FAIL": ("failed", "NODE_FAIL: its node failed"),
-    "KILLED": ("failed", "FAILED"),
+    "KILLED": ("failed", "FAILED: its job body ended without a record"),
 }
 """How a job ends -> the state and the reason that the user sees."""
 GONE = ("ended, cause unknown", "it ran, and is not in the queue any more")
 UNACCOUNTED = {
-    "CANCELLED": ("interrupted", "stopped by SIGTERM: cancelled or preempted, Slurm did not say which"),
+    "CANCELLED": ("interrupted", ": cancelled or preempted, Slurm did not say which"),
     "OUT_OF_MEMORY": ("failed", ""),
     "NODE_FAIL": GONE,
     "KILLED": GONE,
@@ -50,7 +50,7 @@ class Site:
         orders = {"COMPLETED": "", "FAILED": "raise ValueError('not this time')"}
         orders["OUT_OF_MEMORY"] = "print('begun', flush=True); bytearray(1_000_000_000)"
         self.project.order(how, "preprocess", orders.get(how, SLEEP))
-        size = ["resources.preprocess.memory=200M"] if how == "OUT_OF_MEMORY" else []
+        size = ["resources.preprocess.memory=200M", "resources.preprocess.remedies=0"] if how == "OUT_OF_MEMORY" else []
         self.project.run(how, "--until", "preprocess", *size)
         self.began[how] = str(self.project.folder(how).submission("preprocess")["job"])
         if how not in ("COMPLETED", "FAILED", "OUT_OF_MEMORY"):

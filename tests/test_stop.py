@@ -130,6 +130,49 @@ def test_a_killed_rank_ends_the_others_and_the_stage(root: Path) -> None:
         assert body.wait(120) == 1
         assert not any(alive(pid) for pid in ranks)
     assert run.state("sft")["state"] == "failed"
+    assert "SIGKILL" in run.state("sft")["reason"]
+
+
+CHILD = """\
+import os, sys
+from pathlib import Path
+from pipeline.training.child import Child
+command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", sys.argv[1]]
+log = Path(sys.argv[1]).with_name("rank0.out")
+code, reason = Child().run(command, dict(os.environ), log, Path("none"), alone=False)
+sys.exit(f"{code}: {reason}")
+"""
+
+
+def test_the_first_error_of_a_rank_is_the_reason(tmp_path: Path) -> None:
+    """Below it stand the launcher's own traceback and a frame of `=` signs."""
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "import os, time\nif os.environ['RANK'] == '1':\n    raise OSError('disk full')\ntime.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", CHILD, str(script)]
+    done = subprocess.run(command, env=environment(), cwd=HOME, capture_output=True, text=True, check=False)
+    assert "ChildFailedError" in done.stdout and done.stdout.rstrip().endswith("=====")
+    assert done.stderr.strip() == "1: OSError: disk full"
+
+
+def test_the_signal_that_killed_a_stage_is_told(root: Path) -> None:
+    run = prepare(write_run(root, "alone"))
+    with at_work(run) as body:
+        os.kill(below(body.pid)[0], signal.SIGKILL)
+        assert body.wait(120) == 1
+    assert run.state("sft")["reason"].startswith("killed by SIGKILL; its last line: ")
+
+
+def test_an_attempt_gives_way_to_a_later_one(root: Path) -> None:
+    """Slurm took its node for dead and started the job elsewhere: the first attempt records nothing any more."""
+    run = prepare(write_run(root, "twice"))
+    with at_work(run) as body:
+        started = below(body.pid)
+        assert run.new_attempt("sft") == 2
+        assert body.wait(120) != 0
+        assert not any(alive(pid) for pid in started)
+    assert run.state("sft")["state"] == "running" and run.done("sft") is None
 
 
 def test_a_warning_in_time_is_heard_and_told(root: Path) -> None:

@@ -18,11 +18,17 @@ LAYERS = [
     {
         "causal",
         "run",
+        "run_paths",
+        "remedies",
         "dag",
         "recipe",
+        "recipe_contrastive",
         "recipe_data",
         "recipe_evaluate",
         "recipe_rewards",
+        "recipe_stage",
+        "recipe_questions",
+        "question_recipe",
         "cluster",
         "records",
         "settings",
@@ -94,7 +100,7 @@ def test_only_run_joins_the_paths_of_a_run() -> None:
     joins = [
         f"{path.name}:{node.lineno}"
         for path in FILES
-        if path.name != "run.py"
+        if path.name not in ("run.py", "run_paths.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
         if isinstance(node.right, ast.Constant) and node.right.value in folders
@@ -114,11 +120,12 @@ def test_the_launcher_imports_nothing_heavy() -> None:
 
 
 def test_no_pickle_and_no_broad_except_outside_the_cli() -> None:
+    """Inside the sandbox whatever untrusted code raises is an answer."""
     for path in FILES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 assert not {alias.name for alias in node.names} & {"pickle", "dill"}, path
-            if isinstance(node, ast.ExceptHandler) and path.name != "cli.py":
+            if isinstance(node, ast.ExceptHandler) and path.name != "cli.py" and path.parent.name != "sandboxed":
                 name = ast.unparse(node.type) if node.type else ""
                 assert name not in ("", "Exception", "BaseException"), f"{path}:{node.lineno}"

@@ -245,11 +245,12 @@ def test_rows_of_a_folder_or_hub_data_set_that_stand_in_a_held_out_one_are_left_
     tmp_path: Path, mixed: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.chdir(tmp_path)
-    Path("hub").mkdir()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "datasets--hub" / "snapshots" / "main"
+    folder.mkdir(parents=True)
     for name, rows in (("test", mixed[:60]), ("validation", mixed[40:120]), ("train", mixed[100:])):
-        write_rows(Path("hub") / f"{name}.csv", rows)
-    assert [text for _, text, _ in hub_rows("hub", "validation")] == [row.input for row in mixed[40:120]]
+        write_rows(folder / f"{name}.csv", rows)
+    assert [text for _, text, _ in hub_rows("hub", "validation", None)] == [row.input for row in mixed[40:120]]
     parts = load_rows(Data(source="hub", balance=None), ["sft"], 1)
     assert set(parts.rows["test"]) == set(mixed[:60])
     dev = [row for row in mixed[40:120] if row.mec not in classes_in(mixed[:60])]

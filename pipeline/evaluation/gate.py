@@ -68,6 +68,9 @@ def comparison_of(run: RunDir) -> Comparison:
 
 def chosen_model(run: RunDir, comparison: Comparison, name: str | None) -> str:
     """The model that is asked for, else that of the last training stage, else the last of the comparison."""
+    if comparison.solved:
+        raise UserError("gates and comparisons of runs need a task with classes", value=comparison.task,
+                        where=str(run.comparison), do="look at its report instead")  # fmt: skip
     stages = run.read_resolved()[0].training_stages()
     wanted = name or (stages[-1] if stages else list(comparison.models)[-1])
     if wanted in comparison.refused:

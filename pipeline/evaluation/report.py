@@ -14,6 +14,7 @@ from pipeline.evaluation import changes, provenance
 from pipeline.evaluation.leaderboard import published_tables
 from pipeline.evaluation.predictions import Predictions, read_predictions
 from pipeline.evaluation.render import render
+from pipeline.evaluation.robustness_page import robustness_section
 from pipeline.evaluation.schema import SOLVER, Comparison, read_comparison
 from pipeline.evaluation.summary import baseline_name, difference_lines
 from pipeline.evaluation.svg import curve, interval_chart
@@ -24,8 +25,10 @@ from pipeline.run import RunDir, now
 from pipeline.settings import dump_yaml
 
 CURVES = (
-    "loss", "dev_f1", "dev_share_yes", "dev_true_steps", "reward", "reward_std", "kl", "completions/mean_length",
-    "grad_norm", "share_yes", "true_steps", "frac_reward_zero_std", "mean_token_accuracy", "entropy", "learning_rate",
+    "loss", "task_loss", "causal_loss", "spurious_loss", "val_causal_stability", "val_spurious_separation",
+    "val_causal_discrimination", "val_task_loss", "dev_f1", "dev_accuracy", "dev_share_yes", "dev_true_steps", "reward",
+    "reward_std", "kl", "completions/mean_length", "grad_norm", "share_yes", "accuracy", "true_steps",
+    "frac_reward_zero_std", "mean_token_accuracy", "entropy", "learning_rate",
 )  # fmt: skip
 """Metrics that are drawn, in this order; the parts of the reward come after the reward."""
 
@@ -42,6 +45,7 @@ def write_report(run: RunDir) -> Path:
         made=now(),
         broken=broken,
         **_results(comparison, found),
+        robustness=robustness_section(run),
         curves=stage_curves(run, recipe),
         warnings=provenance.warnings(run, recipe),
         costs=provenance.costs(run, recipe, found),
@@ -78,11 +82,18 @@ def _predictions(run: RunDir, names: Iterable[str], broken: list[str]) -> dict[s
 def _results(comparison: Comparison | None, found: Mapping[str, Predictions]) -> dict[str, Any]:
     """What the page shows of the comparison and of the rows."""
     if comparison is None:
-        return {"comparison": None, "rows": [], "examples": {}, "sets": {}}
+        return {"comparison": None, "solved": None, "rows": [], "examples": {}, "sets": {}}
+    if comparison.solved:
+        intervals = {name: model.accuracy for name, model in comparison.solved.items()}
+        picture = interval_chart(intervals, {}, None)
+        lines = difference_lines(comparison)
+        return {"comparison": None, "rows": [], "examples": {}, "sets": {}, "solved": comparison, "chart": picture,
+                "differences": lines}  # fmt: skip
     usable = found if len({len(each.rows) for each in found.values()}) <= 1 else {}
     listed = changes.lines(comparison, usable)
     return {
         "comparison": comparison,
+        "solved": None,
         **_numbers(comparison),
         "sets": {name: {"comparison": each, **_numbers(each)} for name, each in comparison.sets.items()},
         "baseline_name": baseline_name,

@@ -142,6 +142,39 @@ class Paired(Numbers):
     """By the interval alone: nothing is better whose interval covers zero."""
 
 
+class SolvedResult(Numbers):
+    """Metrics of one model on a task whose answers are right or wrong and have no classes."""
+
+    accuracy: Interval
+    """Share of right answers, of several for a row the mean: pass@1. The bootstrap draws rows."""
+    pass_at: dict[str, Interval] = Field(default_factory=dict)
+    """Where several answers were drawn for each row: k -> chance that one of k is right, without bias (Chen et al.
+    2021, arXiv 2107.03374)."""
+    share: float
+    """Mean share of the tests passed, or of the parts of an answer that are right; 1 for a right answer."""
+    rows: int
+    not_graded: int
+    """Rows whose reference cannot be graded: not counted in what stands above."""
+    unparsable: int
+    """Answers that could not be found; they are wrong."""
+    mean_completion_tokens: float
+    truncated: int
+
+
+class SolvedPair(Numbers):
+    """Two models on the same rows of a task without classes."""
+
+    first: str
+    second: str
+    accuracy: Interval
+    """Accuracy of the first minus that of the second, with its paired bootstrap interval."""
+    fixed: int
+    """Rows whose first answer only the first model has right."""
+    broken: int
+    mcnemar_p: float
+    verdict: Verdict
+
+
 class Comparison(Numbers):
     """comparison.json: every model and every baseline on the same rows. Top level is the recipe's main test set."""
 
@@ -150,6 +183,10 @@ class Comparison(Numbers):
     task: str
     created: str
     data: dict[str, Any] = Field(default_factory=dict)
+    solved: dict[str, SolvedResult] = Field(default_factory=dict)
+    """Instead of `models`, for a task without classes."""
+    solved_pairs: dict[str, SolvedPair] = Field(default_factory=dict)
+    """Instead of `paired`."""
     models: dict[str, ModelResult]
     """In order: base, the training stages, then folders evaluated by hand."""
     baselines: dict[str, BaselineResult] = Field(default_factory=dict)

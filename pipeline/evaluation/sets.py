@@ -36,13 +36,15 @@ class NamedSet:
     left_out: int
 
 
-def named_set(name: str, count: int, trained: frozenset[str], seed: int) -> NamedSet:
+def named_set(name: str, count: int, trained: frozenset[str], seed: int, most: int | None = None) -> NamedSet:
     """The test set of this name without rows of the classes in `trained`, under whatever renaming.
 
-    `count` and `seed` are for sets of new rows; the published ones have all their rows, always the same.
+    `count` and `seed` are for sets of new rows; the published ones have all their rows with at most `most` variables,
+    always the same.
     """
     n = variables_of(name)
     rows = published_rows(name) if n is None else new_rows(n, count, seed)
+    rows = rows if n or most is None else [row for row in rows if row.num_variables <= most]
     kept = [row for row in rows if row.mec not in trained]
     return NamedSet(kept, len(rows) - len(kept))
 

@@ -8,11 +8,14 @@ from rich import box
 from rich.table import Table
 
 from pipeline.evaluation.schema import SOLVER, Comparison, Interval, Paired, parse_comparison
+from pipeline.evaluation.solved_table import solved_lines, solved_table
 
 
 def result_table(comparison: dict[str, Any] | Comparison) -> Table:
     """Models with their intervals and, below a rule, the baselines on the same rows. At most 80 columns wide."""
     result = comparison if isinstance(comparison, Comparison) else parse_comparison(comparison)
+    if result.solved:
+        return solved_table(result)
     table = Table(
         title=f"{result.run}: {result.task}, test rows", caption=_caption(result), box=box.HORIZONTALS,
         pad_edge=False, padding=(0, 1, 0, 0), title_justify="left", caption_justify="left",
@@ -53,7 +56,7 @@ def baseline_name(name: str) -> str:
 def difference_lines(comparison: dict[str, Any] | Comparison) -> list[str]:
     """One line a difference of F1, in words (better only where the interval excludes zero), then the refused models."""
     result = comparison if isinstance(comparison, Comparison) else parse_comparison(comparison)
-    lines = [paired_line(each) for each in result.paired.values()]
+    lines = [*solved_lines(result), *(paired_line(each) for each in result.paired.values())]
     return lines + [f"not counted: {name}: {why}" for name, why in result.refused.items()]
 
 

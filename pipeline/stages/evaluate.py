@@ -32,12 +32,16 @@ from pipeline.evaluation.predictions import (
 from pipeline.evaluation.report import write_report
 from pipeline.evaluation.schema import BASE, Comparison
 from pipeline.evaluation.sets import named_set
+from pipeline.question_recipe import task_of
 from pipeline.recipe import Recipe
 from pipeline.recipe_evaluate import Evaluate
 from pipeline.records import file_hash, read_json, remove
+from pipeline.rewards.sandbox import require_sandbox
 from pipeline.run import RunDir, now
 from pipeline.stages.preprocess import TRAINED, prompts
 from pipeline.stages.rows import read_rows
+from pipeline.stages.solving import compared as solved_comparison
+from pipeline.stages.solving import solve
 from pipeline.training.peak import peak_memory
 from pipeline.training.ranks import rank, redirect_output
 from pipeline.training.stop import StopFlag, end_stopped
@@ -69,6 +73,9 @@ def main(logs: Path, stage: str, model: str | None = None, name: str | None = No
     recipe, _ = run.read_resolved()
     own: Evaluate = recipe.own(stage)
     models = {} if count else {name or stage: model} if model else run_models(recipe, run)
+    if recipe.task != "corr2cause":
+        answer_questions(recipe, run, stage, models, stop)
+        return
     tests = test_sets(recipe, run, own)
     if not (model or count):
         run.cut_metrics(stage, 0)  # an interrupted evaluation logs all its models again
@@ -89,6 +96,17 @@ def main(logs: Path, stage: str, model: str | None = None, name: str | None = No
     fail_for_refused(comparison, [each for each in models if each != BASE or not recipe.model.scratch])
 
 
+def answer_questions(recipe: Recipe, run: RunDir, stage: str, models: Mapping[str, str], stop: StopFlag) -> None:
+    """The same for a task whose rows are questions with answers of their own."""
+    require_sandbox([task_of(recipe, "test")])
+    data = dag.dataset_of(recipe, run)
+    test = TestSet("", read_rows(data / "test.jsonl"), data.name)
+    for name, source in models.items():
+        solve(recipe, run, stage, test.rows, header_of(run, Asker(recipe, recipe.own(stage), source), name, test), stop)
+    comparison = solved_comparison(recipe, run, stage, test.rows)
+    fail_for_refused(comparison, [each for each in models if each != BASE or not recipe.model.scratch])
+
+
 def run_models(recipe: Recipe, run: RunDir) -> dict[str, str]:
     """The models of a run in order: the base model and that of each training stage."""
     from pipeline.training.models import base_source
@@ -106,7 +124,7 @@ def test_sets(recipe: Recipe, run: RunDir, own: Evaluate) -> list[TestSet]:
         trained = frozenset(read_json(data / TRAINED))
         tokenizer = load_tokenizer(base_source(recipe, run), recipe.model.revision)
     for name in own.sets:
-        made = named_set(name, own.set_rows, trained, recipe.seed)
+        made = named_set(name, own.set_rows, trained, recipe.seed, own.set_variables)
         rows = list(prompts(recipe, made.rows, tokenizer))
         if not rows:
             raise UserError("training had every class of a test set", value=name, where="evaluate.sets",

@@ -1,4 +1,4 @@
-"""Keeps GRPO from ruining a good model: dev F1 every few steps, the best weights kept, collapse stopped."""
+"""Keeps GRPO from ruining a good model: dev rows every few steps, the best weights kept, collapse stopped."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from pipeline.evaluation.generate import complete
-from pipeline.evaluation.metrics import f1_score
 from pipeline.recipe import Guard
 from pipeline.run import RunDir
-from pipeline.tasks.corr2cause import score
+from pipeline.stages.dev import dev_metric, dev_values
 from pipeline.training.callbacks import HealthCallback
 
-STATE = ("best_f1", "best_step", "first_f1", "measured")
+STATE = ("best_value", "best_step", "first_value", "measured")
 BEST_WEIGHTS = "guard.safetensors"
 
 
 class GuardCallback(TrainerCallback):  # type: ignore[misc]
-    """Measures F1 of the valid class on fixed dev rows by greedy decoding; never sees the test rows.
+    """Measures F1 of the valid class, or accuracy, on fixed dev rows by greedy decoding; never sees the test rows.
 
-    The weights with the highest dev F1 so far, those the stage began with included, become the stage's output. All
+    The best weights so far, those the stage began with included, become the stage's output. All
     processes generate (the model may be sharded) and get the same numbers.
     """
 
@@ -40,23 +39,24 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.run, self.stage, self.guard, self.health = run, stage, guard, health
         self.trainer, self.tokenizer, self.rows = trainer, tokenizer, rows[: guard.rows]
-        self.best_f1, self.best_step, self.first_f1 = -1.0, 0, 0.0
+        self.metric = dev_metric(self.rows)
+        self.best_value, self.best_step, self.first_value = -1.0, 0, 0.0
         self.best: dict[str, torch.Tensor] = {}
         self.measured = -1
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure the model that the stage begins with, unless the stage goes on from a checkpoint."""
         if self.measured < 0:
-            self.first_f1 = self.measure(state)
+            self.first_value = self.measure(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure every `every_steps` steps; end training when the model has collapsed."""
         if state.global_step % self.guard.every_steps:
             return
-        f1 = self.measure(state)
-        if f1 < self.guard.stop_below * self.first_f1:
+        value = self.measure(state)
+        if value < self.guard.stop_below * self.first_value:
             print(
-                f"warning: dev F1 fell from {self.first_f1:.3f} to {f1:.3f}: training ends, "
+                f"warning: dev {self.metric} fell from {self.first_value:.3f} to {value:.3f}: training ends, "
                 f"the weights of step {self.best_step} are kept",
                 flush=True,
             )
@@ -68,7 +68,7 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
             self.measure(state)
 
     def measure(self, state: Any) -> float:
-        """Dev F1 of the weights as they are; keeps a copy of them when it is the highest so far."""
+        """The dev metric of the weights as they are; keeps a copy of them when it is the highest so far."""
         self.measured = state.global_step
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         completions = complete(
@@ -80,20 +80,17 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
             temperature=0.0,
             seed=self.trainer.args.seed,
         )
-        scores = [score(one.text, row) for one, row in zip(completions, self.rows, strict=True)]
-        f1 = f1_score([one.parsed for one in scores], [row["label"] for row in self.rows])
-        yes, no, none = (sum(one.parsed == each for one in scores) / len(scores) for each in ("yes", "no", None))
-        true = sum(one.true_share for one in scores) / len(scores)
+        values = dev_values(self.rows, [one.text for one in completions])
+        value = values[f"dev_{self.metric}"]
         if state.is_world_process_zero:
-            values = {"dev_f1": f1, "dev_share_yes": yes, "dev_share_no": no, "dev_unparsable": none}
-            values |= {"dev_true_steps": true}
             self.run.log_metrics(self.stage, {"step": state.global_step, **values})
             self.health.look(values, state.global_step)
-            print(f"step {state.global_step}: dev F1 {f1:.3f}, {yes:.0%} yes, {true:.0%} true steps", flush=True)
-        if f1 > self.best_f1:
-            self.best_f1, self.best_step = f1, state.global_step
+            told = ", ".join(f"{key.removeprefix('dev_').replace('_', ' ')} {each:.3f}" for key, each in values.items())
+            print(f"step {state.global_step}: dev {told}", flush=True)
+        if value > self.best_value:
+            self.best_value, self.best_step = value, state.global_step
             self.best = {n: p.detach().to("cpu", copy=True) for n, p in model.named_parameters() if p.requires_grad}
-        return f1
+        return value
 
     def save(self, folder: Path) -> None:
         """Write the numbers and the best weights into a checkpoint's folder."""
@@ -116,5 +113,5 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
                     parameter.copy_(self.best[name])
         if not self.trainer.accelerator.is_main_process:
             return
-        self.run.log_metrics(self.stage, {"best_step": self.best_step, "best_dev_f1": self.best_f1})
-        print(f"kept the weights of step {self.best_step}, dev F1 {self.best_f1:.3f}", flush=True)
+        self.run.log_metrics(self.stage, {"best_step": self.best_step, f"best_dev_{self.metric}": self.best_value})
+        print(f"kept the weights of step {self.best_step}, dev {self.metric} {self.best_value:.3f}", flush=True)

@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import tee
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from pipeline.causal.generate import Row
 from pipeline.recipe import Recipe
 from pipeline.records import read_json, remove, seal, whole, write_json
 from pipeline.run import RunDir
+from pipeline.stages.asking import AnyRow, counts, message, question_completions, record
 from pipeline.stages.completions import add_completions, sft_stages
 from pipeline.stages.rows import write_rows
-from pipeline.tasks.corr2cause import message
+from pipeline.tasks.questions import Questions, load_questions
 from pipeline.tasks.rows import Parts, load_rows
 from pipeline.trainer_options import option_default
 
@@ -75,13 +76,9 @@ def make_dataset(recipe: Recipe, folder: Path) -> None:
 
     os.environ["TOKENIZERS_PARALLELISM"] = "true"  # the job body turns it off, for processes that fork; none does here
     started = time.monotonic()
-    training = recipe.training_stages()
-    if recipe.data.completions == "teacher":
-        training = [name for name in training if name not in sft_stages(recipe)]
-    parts = load_rows(recipe.data, training, recipe.seed)
+    parts, completions, figures = load_parts(recipe)
     for note in parts.notes:
         print(f"note: {note}", flush=True)
-    completions, figures = add_completions(recipe, parts)
     print(f"{sum(map(len, parts.rows.values()))} rows in {time.monotonic() - started:.0f} s", flush=True)
     if recipe.model.scratch:
         make_scratch(recipe, folder / SCRATCH, parts, completions)
@@ -91,54 +88,55 @@ def make_dataset(recipe: Recipe, folder: Path) -> None:
         write_tokens(recipe, folder, name, parts.rows[name], completions[name], tokenizer, end_of_turn(tokenizer))
     for name in parts.rows.keys() - completions.keys():
         write_rows(folder / f"{name}.jsonl", prompts(recipe, parts.rows[name], tokenizer))
-    write_json(folder / TRAINED, sorted({row.mec for name in recipe.training_stages() for row in parts.rows[name]}))
+    trained = (row for name in recipe.training_stages() for row in parts.rows[name])
+    write_json(folder / TRAINED, sorted({row.mec for row in trained if isinstance(row, Row)}))
     write_summary(recipe, folder, parts, tokenizer, figures)
 
 
-def make_scratch(recipe: Recipe, folder: Path, parts: Parts, completions: dict[str, list[str]]) -> None:
+def load_parts(recipe: Recipe) -> tuple[Parts | Questions, dict[str, list[str]], dict[str, Any]]:
+    """(rows of every part, a completion for each row of each SFT stage, figures about these)."""
+    if recipe.task != "corr2cause":
+        questions = load_questions(recipe)
+        return questions, question_completions(questions, sft_stages(recipe)), {}
+    training = recipe.training_stages()
+    if recipe.data.completions == "teacher":
+        training = [name for name in training if name not in sft_stages(recipe)]
+    parts = load_rows(recipe.data, training, recipe.seed)
+    return parts, *add_completions(recipe, parts)
+
+
+def make_scratch(recipe: Recipe, folder: Path, parts: Parts | Questions, completions: dict[str, list[str]]) -> None:
     """Train the tokenizer on what the training stages will read, make the model, save both."""
     from pipeline.training.scratch import save_scratch
 
     assert recipe.model.scratch is not None
     texts: list[str] = []
     for name in recipe.training_stages():
-        texts += [message(r.premise, r.hypothesis, recipe.data.prompt) for r in parts.rows[name][:TOKENIZER_ROWS]]
+        texts += [message(recipe, row) for row in parts.rows[name][:TOKENIZER_ROWS]]
         texts += completions.get(name, [])[:TOKENIZER_ROWS]
     parameters = save_scratch(recipe.model.scratch, texts, folder, recipe.seed)
     print(f"a model of {parameters / 1e6:.2f} M parameters from scratch", flush=True)
 
 
-def prompts(recipe: Recipe, rows: list[Row], tokenizer: Any) -> Iterator[dict[str, Any]]:
+def prompts(recipe: Recipe, rows: Sequence[AnyRow], tokenizer: Any) -> Iterator[dict[str, Any]]:
     """Rows as GRPO and evaluation read them: the message, the prompt through the chat template, the reference."""
     from pipeline.training.models import render_prompts
 
-    texts, again = tee(message(row.premise, row.hypothesis, recipe.data.prompt) for row in rows)
+    texts, again = tee(message(recipe, row) for row in rows)
     rendered = zip(rows, texts, render_prompts(tokenizer, again), strict=True)
     for index, (row, text, prompt) in enumerate(rendered):
-        yield {
-            "id": f"{row.mec}/{index}",
-            "row": index,
-            "message": text,
-            "prompt": prompt,
-            "premise": row.premise,
-            "hypothesis": row.hypothesis,
-            "label": row.label,
-            "num_variables": row.num_variables,
-            "template": row.template,
-            "mec": row.mec,
-            "input": row.input,
-        }
+        yield {**record(row, index), "message": text, "prompt": prompt}
 
 
 def write_tokens(
-    recipe: Recipe, folder: Path, name: str, rows: list[Row], completions: list[str], tokenizer: Any, end: int
+    recipe: Recipe, folder: Path, name: str, rows: Sequence[AnyRow], completions: list[str], tokenizer: Any, end: int
 ) -> None:
     """Save the token ids and labels of an SFT stage."""
     from pipeline.training.encode import encode, write_encoded
     from pipeline.training.models import render_prompts
 
-    def rendered(some: list[Row]) -> Iterator[str]:
-        return render_prompts(tokenizer, (message(r.premise, r.hypothesis, recipe.data.prompt) for r in some))
+    def rendered(some: Sequence[AnyRow]) -> Iterator[str]:
+        return render_prompts(tokenizer, (message(recipe, row) for row in some))
 
     tables = encode(tokenizer, rendered(rows), completions, end)
     write_encoded(folder / f"{name}.arrow", tables, len(rows), name)
@@ -156,18 +154,11 @@ def check_stage_lengths(recipe: Recipe, folder: Path, name: str) -> None:
     check_lengths(token_counts(folder / f"{name}.arrow"), limit, f"{name}.max_length")
 
 
-def write_summary(recipe: Recipe, folder: Path, parts: Parts, tokenizer: Any, figures: dict[str, Any]) -> None:
-    """What the data set holds: rows, valid share, classes and variables of each part, and what was left out."""
-    counted = {
-        name: {
-            "rows": len(rows),
-            "valid": sum(row.label for row in rows),
-            "classes": len({row.mec for row in rows}),
-            "premises": len({row.premise for row in rows}),
-            "variables": {n: sum(r.num_variables == n for r in rows) for n in sorted({r.num_variables for r in rows})},
-        }
-        for name, rows in parts.rows.items()
-    }
+def write_summary(
+    recipe: Recipe, folder: Path, parts: Parts | Questions, tokenizer: Any, figures: dict[str, Any]
+) -> None:
+    """What the data set holds: rows, what they are of each part, and what was left out."""
+    counted = {name: counts(rows) for name, rows in parts.rows.items()}
     summary = {"source": recipe.data.source, "parts": counted, "left_out": parts.left_out, "notes": parts.notes,
                "completions": figures, "vocabulary": len(tokenizer)}  # fmt: skip
     write_json(folder / "summary.json", summary)

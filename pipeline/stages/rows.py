@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 PROMPT_COLUMNS = ("premise", "hypothesis", "label")
+QUESTION_COLUMNS = ("task", "template", "published")
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -28,5 +29,8 @@ def prompt_dataset(path: Path) -> Any:
 
     rows = read_rows(path)
     columns: dict[str, list[Any]] = {"prompt": [[{"role": "user", "content": row["message"]}] for row in rows]}
-    columns |= {key: [row[key] for row in rows] for key in PROMPT_COLUMNS}
+    if "published" in rows[0]:
+        rows = [{**row, "published": json.dumps(row["published"])} for row in rows]  # rows of one set differ in fields
+    keys = QUESTION_COLUMNS if "published" in rows[0] else PROMPT_COLUMNS
+    columns |= {key: [row[key] for row in rows] for key in keys}
     return Dataset.from_dict(columns)

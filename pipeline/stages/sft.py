@@ -28,13 +28,23 @@ def main(logs: Path, stage: str) -> None:
     from pipeline.training.arguments import cast_adapters, save_model
     from pipeline.training.callbacks import HealthCallback, MetricsCallback
     from pipeline.training.encode import check_lengths, token_counts
-    from pipeline.training.models import load_for_training, load_tokenizer, set_end_of_turn, starting_model
+    from pipeline.training.model_card import write_card
+    from pipeline.training.models import (
+        load_for_training,
+        load_tokenizer,
+        revision_of,
+        set_end_of_turn,
+        starting_model,
+    )
+    from pipeline.training.muon import muon_with_adamw
     from pipeline.training.resume import CheckpointCallback
+    from pipeline.training.tracking import track
 
     run = RunDir.of_logs(logs)
     recipe, _ = run.read_resolved()
+    own: Sft = recipe.own(stage)
     source = starting_model(recipe, run, stage)
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, revision_of(source, recipe.model))
     set_seed(recipe.seed)  # new adapters begin with random weights
     model = load_for_training(source, recipe.model)
     set_end_of_turn(model, tokenizer)
@@ -50,12 +60,16 @@ def main(logs: Path, stage: str) -> None:
         train_dataset=Dataset.from_file(str(path)),
         processing_class=tokenizer,
         callbacks=[MetricsCallback(run, stage), health],
+        optimizers=(muon_with_adamw(model, own.muon, arguments) if own.muon else None, None),
     )
     cast_adapters(trainer.model)
+    track(trainer, recipe, run, stage, dag.build(recipe, run)[stage].fingerprint)
     saver = CheckpointCallback(recipe, run, stage, trainer, stop, (health,))
     trainer.add_callback(saver)
     saver.train()
     save_model(trainer, tokenizer, run.model(stage))
+    if trainer.accelerator.is_main_process:
+        write_card(run, recipe, stage, source, run.model(stage))
 
 
 def sft_arguments(recipe: Recipe, run: RunDir, stage: str) -> Any:

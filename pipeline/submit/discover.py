@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.errors import PipelineError
@@ -64,6 +64,8 @@ class Site:
     scratch: str | None = None
     memory: str = "mem"
     gres_names: tuple[str, ...] = field(default=("gpu",))
+    job_limits: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    """Jobs of this user that may run, and be queued, at once: of the account (""), of each QOS; None is no limit."""
 
     @property
     def accounting(self) -> bool:
@@ -86,8 +88,10 @@ def discover() -> Site:
     partitions = tuple(_partition(facts, config, nodes, top) for facts in shown if "PartitionName" in facts)
     accounts, qos = _associations() if "slurmdbd" in config.get("AccountingStorageType", "") else ((), ())
     names = tuple(word for word in config.get("GresTypes", "").split(",") if word not in UNLIMITED)
-    site = Site(partitions, config, accounts, qos, scratch_folder(), "mem", names)
-    return Site(partitions, config, accounts, qos, site.scratch, _memory_policy(site), names)
+    enforced = re.search("limits|safe", config.get("AccountingStorageEnforce", ""))
+    limits = _job_limits() if enforced else {}
+    site = Site(partitions, config, accounts, qos, scratch_folder(), "mem", names, limits)
+    return replace(site, memory=_memory_policy(site))
 
 
 def _ask(*command: str) -> str:
@@ -165,7 +169,7 @@ def minutes(text: str) -> int | None:
 
 
 def _associations() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """This user's accounts and QOS, defaults first."""
+    """This user's accounts and QOS, defaults first: where no QOS is named as the default, Slurm takes normal."""
     user = getpass.getuser()
     default = slurm.call(["sacctmgr", "-nP", "show", "user", user, "format=DefaultAccount"], slurm.LOOK_TIMEOUT)
     shown = slurm.call(
@@ -173,8 +177,29 @@ def _associations() -> tuple[tuple[str, ...], tuple[str, ...]]:
     )
     rows = [line.split("|") for line in shown.stdout.splitlines() if line.count("|") == 2]
     accounts = [*default.stdout.split()[:1], *(row[0] for row in rows)]
-    qos = [*(row[1] for row in rows), *(word for row in rows for word in row[2].split(","))]
+    listed = [word for row in rows for word in row[2].split(",")]
+    qos = [*(row[1] for row in rows), *(word for word in listed if word == "normal"), *listed]
     return _unique(accounts), _unique(qos)
+
+
+def _job_limits() -> dict[str, tuple[int | None, int | None]]:
+    """Limits of this user's associations under "", of every QOS under its name."""
+    user = ["show", "assoc", f"user={getpass.getuser()}", "format=MaxJobs,MaxSubmitJobs"]
+    own = slurm.call(["sacctmgr", "-nP", *user], slurm.LOOK_TIMEOUT).stdout.splitlines()
+    qos = slurm.call(
+        ["sacctmgr", "-nP", "show", "qos", "format=Name,MaxJobsPerUser,MaxSubmitJobsPerUser"], slurm.LOOK_TIMEOUT
+    )
+    found: dict[str, tuple[int | None, int | None]] = {}
+    for line in [*(f"|{line}" for line in own), *qos.stdout.splitlines()]:
+        name, most, queued = line.split("|")
+        before = found.get(name, (None, None))
+        found[name] = least(before[0], _number(most)), least(before[1], _number(queued))
+    return found
+
+
+def least(*limits: int | None) -> int | None:
+    """The strictest of several limits; None is no limit."""
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _unique(words: Iterable[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pipeline.recipe import Resources
 from pipeline.submit import slurm
 from pipeline.submit.discover import Partition, Site, minutes
 from pipeline.submit.plan import Plan, StagePlan
+from pipeline.submit.segments import asked
 from pipeline.submit.site_file import account_for, clock, describe, gpu_name, usable
 
 FILE = "configs/cluster.yaml"
@@ -81,7 +82,7 @@ def check_stage(site: Site, plan: Plan, each: StagePlan) -> Check:
     command = ["sbatch", "--test-only", *_script_flags(each.script), *each.flags, "--wrap", "true"]
     done = slurm.call(command, slurm.LOOK_TIMEOUT)
     told = " ".join(done.stderr.split()).removeprefix("sbatch: ").removeprefix("error: ")
-    resources = plan.recipe.resources[name]
+    resources = asked(plan.cluster, plan.recipe.resources[name])
     where = _partition_of(site, plan.cluster, resources)
     wrong = complaints(site, plan.cluster, where, resources, name) if where else []
     if done.returncode == 0:

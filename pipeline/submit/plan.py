@@ -12,11 +12,13 @@ from pipeline.cluster import ClusterFile, sbatch_flags
 from pipeline.dag import Stage
 from pipeline.errors import NeedsMissing, UserError
 from pipeline.recipe import KINDS, Recipe
+from pipeline.recipe_questions import SOURCES
 from pipeline.records import Done, first_difference
 from pipeline.run import HOME, RunDir
 from pipeline.settings import nearest
 from pipeline.snapshot import code_hash
 from pipeline.submit.sbatch import stage_script
+from pipeline.submit.segments import proposal, refuse_mixed, time_flags
 from pipeline.tasks.source import check_source
 from pipeline.training.batch import Batch, derive
 
@@ -53,6 +55,22 @@ class Plan:
         return [each for each in self.stages if each.action == "run"]
 
     @property
+    def by_name(self) -> dict[str, Stage]:
+        """All stages of the recipe."""
+        return {each.stage.name: each.stage for each in self.stages}
+
+    def segments(self, stage: str) -> int:
+        """How many jobs do the work of a stage, one after the other."""
+        resources = self.recipe.resources.get(stage)
+        return resources.segments if resources else 1
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is allowed but known to go wrong: in the recipe, and on this site."""
+        here = [proposal(self.cluster, self.recipe, each.stage) for each in self.to_run]
+        return [*self.recipe.warnings(), *filter(None, here)]
+
+    @property
     def names_to_run(self) -> list[str]:
         """Names of the stages that would run, in order."""
         return [each.stage.name for each in self.to_run]
@@ -84,10 +102,16 @@ class Choice:
 def make_plan(recipe: Recipe, run: RunDir, cluster: ClusterFile, choice: Choice, code: Path | None = None) -> Plan:
     """The plan for a run with the code as it is now, or with an earlier copy of it (`code`).
 
-    Raises UserError when a batch does not divide, a data or teacher file is broken, or a finished stage would be
-    overwritten; NeedsMissing when a stage that was not asked for is needed and not done.
+    Raises UserError when a batch does not divide, a data or teacher file is broken, a stage needs one in segments and
+    another, or a finished stage would be overwritten; NeedsMissing when a stage that was not asked for is needed and
+    not done.
     """
-    check_source(recipe.data.source)
+    if recipe.task == "corr2cause":
+        check_source(recipe.data.source)
+    elif recipe.task in SOURCES:
+        from pipeline.tasks.published import check_files  # brings all tasks, which no other plan needs
+
+        check_files(recipe, recipe.training_stages())
     if recipe.data.teacher is not None:
         from pipeline.tasks.teacher import read_teacher  # brings the causal engine, which no other plan needs
 
@@ -99,6 +123,7 @@ def make_plan(recipe: Recipe, run: RunDir, cluster: ClusterFile, choice: Choice,
     if not choice.replace:
         _refuse_overwriting(run, stages, markers, decided)
     _refuse_missing_needs(run, stages, markers, decided)
+    refuse_mixed(recipe, stages, [name for name, (action, _) in decided.items() if action == "run"])
     planned = tuple(_plan_stage(recipe, run, cluster, s, *decided[s.name]) for s in stages.values())
     return Plan(recipe, run, cluster, planned, code or run.code(code_hash()))
 
@@ -152,7 +177,8 @@ def _plan_stage(
         own = recipe.own(stage.name)
         world = resources.nodes * (resources.processes or max(1, resources.gpus))
         batch = derive(own.global_batch_size, world, own.micro_batch_size, f"{stage.name} of recipe {recipe.name}")
-    return StagePlan(stage, action, reason, script, tuple(sbatch_flags(cluster, resources)), batch)
+    flags = (*sbatch_flags(cluster, resources), *time_flags(cluster, resources))
+    return StagePlan(stage, action, reason, script, flags, batch)
 
 
 def active_stages(states: Sequence[tuple[str, str]]) -> list[str]:

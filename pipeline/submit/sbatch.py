@@ -29,6 +29,18 @@ exec "$python" -m pipeline evaluate "$1" "$2"
 """
 
 
+COMPARE = """\
+set -euo pipefail
+cd "$RLC_HOME"
+set +u # site modules often use unset variables
+. "$RLC_RUN_LOGS/environment.sh"
+set -u
+python=.venv/bin/python
+[ -x "$python" ] || python=python3
+exec "$python" -m pipeline compare-sweep "$RLC_RUN_LOGS"
+"""
+
+
 def sbatch_lines(name: str, resources: Resources, *, memory: bool = True) -> list[str]:
     """The #SBATCH lines of a job. `name` has been validated: nothing else of the user's stands in them."""
     lines = [
@@ -40,6 +52,7 @@ def sbatch_lines(name: str, resources: Resources, *, memory: bool = True) -> lis
     ]
     lines += [f"--mem={resources.memory}"] if memory else []
     lines += [f"--gres=gpu:{resources.gpus}"] if resources.gpus else []
+    lines += [f"--exclude={','.join(resources.exclude)}"] if resources.exclude else []
     lines += ["--output=logs/%x_%j.out", "--open-mode=append", "--requeue", f"--signal=B:USR1@{stop_lead(resources)}"]
     return [f"#SBATCH {line}" for line in lines]
 
@@ -72,3 +85,9 @@ def evaluate_script() -> str:
     resources = Resources(time="02:00:00", gpus=1, cpus=4, memory="32G")
     lines = [line for line in sbatch_lines("evaluate", resources) if "--signal=" not in line]
     return EVALUATE.replace("@LINES@", "\n".join(lines))
+
+
+def compare_script(name: str, resources: Resources, *, memory: bool = True) -> str:
+    """The last job of the sweep `name`. Without the warning, for which it has no handler."""
+    lines = [line for line in sbatch_lines(f"compare_{name}", resources, memory=memory) if "--signal=" not in line]
+    return "\n".join(["#!/bin/bash", f"# The comparison of sweep {name}.", *lines]) + "\n" + COMPARE

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.submit.discover import Partition, Site, as_json_text
+from pipeline.cluster import ClusterFile
+from pipeline.submit.discover import Partition, Site, as_json_text, least
 
 
 def usable(site: Site) -> list[Partition]:
@@ -70,6 +71,13 @@ def _own(mine: Sequence[str], allowed: Sequence[str]) -> list[str]:
     return [name for name in mine if name in allowed]
 
 
+def job_limits(site: Site, qos: str | None) -> tuple[int | None, int | None]:
+    """Jobs of this user that may run, and be in the queue, at once, with a QOS or the default one; None: no limit."""
+    used = qos or next(iter(site.qos), "")
+    own, of_qos = (site.job_limits.get(name, (None, None)) for name in ("", used))
+    return least(own[0], of_qos[0]), least(own[1], of_qos[1])
+
+
 def describe(partition: Partition) -> str:
     """A partition in one line."""
     sizes = sorted({(kind.cpus, kind.memory // 1024) for kind in partition.nodes})
@@ -120,6 +128,9 @@ def cluster_file_text(site: Site) -> str:
     key("partition", chosen["partition"], "partition of all jobs; null: the site's default")
     key("cpu_partition", chosen["cpu_partition"], "instead, for jobs without GPUs")
     key("gpu_partition", chosen["gpu_partition"], "instead, for jobs with GPUs")
+    key("max_time", None, "the longest time that a job may ask for, in this partition; null: no limit")
+    key("cpu_max_time", _max_time(site, chosen["cpu_partition"] or chosen["partition"]), "instead, without GPUs")
+    key("gpu_max_time", _max_time(site, chosen["gpu_partition"] or chosen["partition"]), "instead, with GPUs")
     key("account", chosen["account"], f"yours: {', '.join(site.accounts) or 'none that Slurm tells'}")
     key("qos", chosen["qos"], f"yours: {', '.join(site.qos) or 'none that Slurm tells'}")
     key("gres", {"name": gpu_name(site), "type": None}, f"types here: {', '.join(types) or 'none named'}")
@@ -128,14 +139,21 @@ def cluster_file_text(site: Site) -> str:
     key("modules", [], "environment modules that a job loads first")
     key("environment", {}, "more variables of the jobs; secrets do not belong here")
     key("scratch", site.scratch, "temporary files (TMPDIR) on the compute nodes; `doctor` writes there")
-    key("caches", _caches(site), "off the home quota")
+    key("cache", _cache(site), "caches of all libraries, off the home quota; `prefetch` fills it")
     key("output_root", None, "data, logs, models and results go under this folder; null: the project")
     key("requeue", True, default_requeue)
     key("kill_on_invalid_dep", False, "true: Slurm cancels the dependents of a failed stage")
+    most, queued = job_limits(site, chosen["qos"])
+    told = f"{most} jobs of yours may run" if most else "no limit on your running jobs that Slurm tells"
+    key("sweep_at_once", most or ClusterFile().sweep_at_once, f"trials of a sweep at work at once; {told}")
+    key("submit_limit", queued, "jobs that you may have in the queue; null: no limit that Slurm tells")
     return "\n".join(lines) + "\n"
 
 
-def _caches(site: Site) -> dict[str, str]:
-    if not site.scratch:
-        return {}
-    return {"HF_HOME": f"{site.scratch}/huggingface", "TRITON_CACHE_DIR": f"{site.scratch}/triton"}
+def _max_time(site: Site, partition: str | None) -> str | None:
+    where = site.partition(partition)
+    return clock(where.max_minutes) if where and where.max_minutes else None
+
+
+def _cache(site: Site) -> str | None:
+    return f"{site.scratch}/cache" if site.scratch else None

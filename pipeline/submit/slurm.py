@@ -22,6 +22,8 @@ ENDED = {
 }  # fmt: skip
 """Slurm's states of a job that is over, and ours."""
 HELD = ("JobHeldUser", "JobHeldAdmin")
+LAUNCH_FAILED = "launch_failed_requeued_held"
+"""Slurm's reason for holding a job that a node could not start; some versions write it with spaces."""
 
 OF_A_JOB = (
     "SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "PMI_", "PMIX_", "OMPI_", "TORCHELASTIC_", "RLC_",
@@ -53,6 +55,7 @@ class QueuedJob:
     name: str
     comment: str
     folder: str
+    priority: str = ""
 
     @property
     def ended(self) -> bool:
@@ -60,12 +63,22 @@ class QueuedJob:
         return self.state in ENDED
 
     @property
+    def over(self) -> bool:
+        """Whether it has ended, or does so now."""
+        return self.ended or self.state == "COMPLETING"
+
+    @property
     def held(self) -> bool:
-        """Whether it waits for somebody to release it."""
-        return self.state == "PENDING" and self.reason in HELD
+        """Whether it waits for somebody to release it; where it waits for other jobs too, only its priority says so."""
+        return self.state == "PENDING" and (self.reason in HELD or self.priority == "0")
+
+    @property
+    def launch_failed(self) -> bool:
+        """Whether Slurm holds it as a node could not start it: it waits until somebody releases it."""
+        return self.state == "PENDING" and self.reason.replace(" ", "_") == LAUNCH_FAILED
 
 
-FIELDS = "%i\x1f%T\x1f%r\x1f%M\x1f%j\x1f%k\x1f%Z"
+FIELDS = "%i\x1f%T\x1f%r\x1f%M\x1f%j\x1f%k\x1f%Z\x1f%Q"
 
 
 def environment() -> dict[str, str]:
@@ -140,7 +153,7 @@ def queue() -> dict[str, QueuedJob]:
             "squeue failed", value=done.stderr.strip(), where="the Slurm controller", do="try again later"
         )
     rows = [line.split("\x1f") for line in done.stdout.splitlines()]
-    return {row[0]: QueuedJob(*row) for row in rows if len(row) == 7}
+    return {row[0]: QueuedJob(*row) for row in rows if len(row) == 8}
 
 
 def accounted_states(jobs: Sequence[str]) -> dict[str, str]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
-from pipeline.cluster import ClusterFile, environment_script, load_cluster, output_root
+from pipeline.cluster import ClusterFile, environment_script, load_cluster, output_root, variables
 from pipeline.errors import UserError
 from pipeline.load import load_recipe, recipe_file
-from pipeline.recipe import Recipe
+from pipeline.recipe import KINDS, Recipe
 from pipeline.records import remove, write_atomic
 from pipeline.run import HOME, RunDir
 from pipeline.snapshot import take_snapshot
-from pipeline.submit import slurm, transaction
+from pipeline.submit import jobs, slurm, transaction
 from pipeline.submit.plan import Plan, active_stages
 from pipeline.submit.status import UNKNOWN, StageStatus, status
 from pipeline.tasks.source import is_file_source, is_folder_source
+from pipeline.training.hub import check_cached, pinned
 
 Via = Literal["local", "slurm", "submitit"]
 GAPS = ("failed", "cancelled", "interrupted", "not submitted", UNKNOWN)
@@ -26,20 +28,37 @@ GAPS = ("failed", "cancelled", "interrupted", "not submitted", UNKNOWN)
 
 
 def resolve(
-    word: str, overrides: Sequence[str], run_name: str | None, model: str | None = None
+    word: str, overrides: Sequence[str], run_name: str | None, model: str | None = None, *, pin: bool = True
 ) -> tuple[Recipe, RunDir, ClusterFile]:
-    """The recipe with its overrides, the run it goes into and the site. Raises UserErrors. Writes nothing."""
+    """The recipe with its overrides, the run it goes into and the site. Raises UserErrors. Writes nothing.
+
+    With `pin`, what the recipe takes from the hub is of the commit that `prefetch` brought.
+    """
     changes = [*overrides, *([f"model.base={model}", "model.scratch=null"] if model else [])]
     recipe = _absolute_paths(load_recipe(recipe_file(HOME, word), changes))
     cluster = load_cluster()
-    return recipe, RunDir(output_root(cluster), run_name or recipe.name), cluster
+    run = RunDir(output_root(cluster), run_name or recipe.name)
+    recipe = run.with_remedies(recipe)
+    return pinned(recipe, run) if pin else recipe, run, cluster
+
+
+def check_ready(plan: Plan) -> None:
+    """What would make a job fail after its time in the queue: a model or data set that is not in the cache.
+
+    Raises UserErrors that name `prefetch`.
+    """
+    if plan.to_run:
+        data = any(KINDS[each.stage.kind].makes == "dataset" for each in plan.to_run)
+        check_cached(plan.recipe, plan.run, {**os.environ, **variables(plan.cluster)}, data=data)
 
 
 def _absolute_paths(recipe: Recipe) -> Recipe:
     """Relative data files and model folders are meant from where the launcher was called; jobs start elsewhere."""
-    data, absolute = recipe.data, {}
-    if is_file_source(data.source) or is_folder_source(data.source):
-        absolute["source"] = str(Path(data.source).expanduser().resolve())
+    data = recipe.data
+    absolute: dict[str, Any] = {"source": _absolute(data.source)}
+    absolute["parts"] = {
+        name: part.model_copy(update={"source": _absolute(part.source)}) for name, part in data.parts.items()
+    }
     if data.teacher is not None:
         absolute["teacher"] = str(Path(data.teacher).expanduser().resolve())
     recipe = recipe.model_copy(update={"data": data.model_copy(update=absolute)})
@@ -49,10 +68,20 @@ def _absolute_paths(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def write_files(plan: Plan, via: Via) -> None:
-    """Write what the jobs read: the resolved recipe, the site's environment, the scripts. Raises UserError."""
+def _absolute(source: str | None) -> str | None:
+    if source is None or not (is_file_source(source) or is_folder_source(source)):
+        return source
+    return str(Path(source).expanduser().resolve())
+
+
+def write_files(plan: Plan, via: Via, sweep: str = "") -> None:
+    """Write what the jobs read: the resolved recipe, the site's environment, the scripts. Raises UserError.
+
+    `sweep` is the sweep that launches this run, if one does.
+    """
     take_snapshot(plan.home)
-    plan.run.write_resolved(plan.recipe, {"via": via, "home": str(HOME), "code": plan.home.name})
+    facts = {"via": via, "home": str(HOME), "code": plan.home.name, **({"sweep": sweep} if sweep else {})}
+    plan.run.write_resolved(plan.recipe, facts)
     write_scripts(plan)
 
 
@@ -72,24 +101,25 @@ def resolve_for_job(word: str) -> RunDir:
     return run
 
 
-def start(plan: Plan, via: Via, console: Console) -> dict[str, str]:
+def start(plan: Plan, via: Via, console: Console) -> dict[str, list[str]]:
     """Run or submit the plan; job ids by stage (none for local). The caller holds the run's lock."""
     from pipeline.submit import submitit
     from pipeline.submit.local import run_locally
 
+    check_ready(plan)
     if via == "slurm":
         return _submit(plan)
     write_files(plan, via)
     if via == "submitit":
-        return submitit.submit(plan)
+        return {stage: [job] for stage, job in submitit.submit(plan).items()}
     run_locally(plan, console)
     return {}
 
 
-def _submit(plan: Plan) -> dict[str, str]:
+def _submit(plan: Plan) -> dict[str, list[str]]:
     """Submit what has no job yet; jobs that wait for ever, or were held by a dead launcher, are taken over."""
-    keep, stale = transaction.split_live(plan, transaction.live_jobs(plan.run))
-    slurm.cancel(list(stale.values()))
+    keep, stale = transaction.split_live(plan, jobs.live_jobs(plan.run))
+    slurm.cancel(stale)
     write_files(plan, "slurm")
     return transaction.submit(plan, keep)
 
@@ -100,8 +130,9 @@ def default_via() -> Via:
 
 
 def has_gaps(run: RunDir, states: Sequence[StageStatus]) -> bool:
-    """Whether a run at work lacks jobs: of stages that nobody submitted or that ended before they were done."""
-    return bool(transaction.torn_stages(run)) or any(each.state in (*GAPS, "not started") for each in states)
+    """Whether a run at work lacks a job, of a stage that nobody submitted or that ended too early, or a release."""
+    lacking = any(each.state in (*GAPS, "not started") or each.reason == "JobHeldUser" for each in states)
+    return lacking or bool(jobs.torn_stages(run))
 
 
 def active(run: RunDir, recipe: Recipe) -> list[StageStatus] | None:

@@ -11,13 +11,14 @@ from typing import Any
 from pipeline import dag
 from pipeline.recipe import Recipe
 from pipeline.run import RunDir
-from pipeline.submit.look import Look, look
+from pipeline.submit.jobs import submitted_jobs, torn_stages
+from pipeline.submit.look import Look, Queue, look
 from pipeline.submit.slurm import ENDED, QueuedJob
-from pipeline.submit.transaction import torn_stages
 
 UNKNOWN = "ended, cause unknown"
 BROKEN = ("failed", "cancelled", "interrupted", "not submitted", "blocked", UNKNOWN)
-NOT_METRICS = ("time", "step", "epoch")
+NOT_METRICS = ("time", "step", "epoch", "gpu_memory", "processes", "micro", "checkpointing",
+               "peak_allocated", "peak_reserved")  # fmt: skip
 CAUSES = {
     "TIMEOUT": "it reached its time limit",
     "OUT_OF_MEMORY": "it used more memory than it asked for",
@@ -53,10 +54,10 @@ def status(run: RunDir, recipe: Recipe) -> list[StageStatus]:
     return look_at(run, recipe)[0]
 
 
-def look_at(run: RunDir, recipe: Recipe) -> tuple[list[StageStatus], Look]:
-    """The state of every stage of a run, and the look at the queue that says how old it is."""
+def look_at(run: RunDir, recipe: Recipe, queued: Queue | None = None) -> tuple[list[StageStatus], Look]:
+    """The state of every stage of a run, and the look at the queue (`queued`, if taken) that says how old it is."""
     submitted = {entry.name: run.submission(entry.name) for entry in recipe.stages}
-    seen = look(run, {str(facts["job"]): name for name, facts in submitted.items() if facts.get("job")})
+    seen = look(run, {job: name for name, facts in submitted.items() for job in submitted_jobs(facts)}, queued)
     stages, torn = dag.build(recipe, run), torn_stages(run)
     found: dict[str, StageStatus] = {}
     for name, facts in submitted.items():
@@ -70,15 +71,25 @@ def look_at(run: RunDir, recipe: Recipe) -> tuple[list[StageStatus], Look]:
     return list(found.values()), seen
 
 
+def status_alone(run: RunDir, name: str, queued: Queue | None = None) -> StageStatus:
+    """The state of a stage that belongs to no recipe."""
+    facts = run.submission(name)
+    seen = look(run, dict.fromkeys(submitted_jobs(facts), name), queued)
+    return _status(run, name, *_state(run, name, facts, seen), facts, seen)
+
+
 def _state(run: RunDir, name: str, submitted: Mapping[str, Any], seen: Look) -> tuple[str, str]:
     record = run.state(name) if _belongs(run.state(name), submitted) else {}
-    job = str(submitted.get("job") or "")
+    job = current_job(submitted, record, seen)
     known = seen.jobs.get(job)
     recorded_end = record.get("state") in ("done", "failed", "interrupted", "cancelled")
-    if known and not known.ended and seen.fresh and not (known.state == "COMPLETING" and recorded_end):
-        return _queued_state(known)
+    ran = str(record.get("job") or "")
+    over = ran in submitted_jobs(submitted) and ran != job and record["state"] in ("done", "failed")  # by a segment
+    if known and not known.ended and seen.fresh and not over and not (known.state == "COMPLETING" and recorded_end):
+        state, reason = _queued_state(known)
+        return state, "; ".join(filter(None, (reason, _segment(submitted, job))))
     if recorded_end and record["state"] != "done":
-        return _refined(record, known)
+        return _refined(record, seen.jobs.get(ran) if over else known)
     done = run.done(name)
     if done and (done.fingerprint == submitted.get("fingerprint") or done.finished >= submitted.get("submitted", "")):
         return "done", ""
@@ -93,18 +104,32 @@ def _state(run: RunDir, name: str, submitted: Mapping[str, Any], seen: Look) -> 
         return _ended_state(known)
     if record.get("state") == "running":
         return _running_state(record, job, seen)
-    return (UNKNOWN, "the job left no record") if job else ("not started", "")
+    lost = "the job left no record, Slurm does not know it; `retry` submits it again"
+    return (UNKNOWN, lost) if job else ("not started", "")
+
+
+def current_job(submitted: Mapping[str, Any], record: Mapping[str, Any], seen: Look) -> str:
+    """The job of a stage that tells its state; of segments the first that is not over, else the last that ran."""
+    jobs = submitted_jobs(submitted)
+    left = [job for job in jobs if (known := seen.jobs.get(job)) and not known.over]
+    ran = [job for job in jobs if job == record.get("job")]
+    return next(iter([*left, *ran, *reversed(jobs)]), "")
+
+
+def _segment(submitted: Mapping[str, Any], job: str) -> str:
+    jobs = submitted_jobs(submitted)
+    return f"segment {jobs.index(job) + 1} of {len(jobs)}" if len(jobs) > 1 else ""
 
 
 def _belongs(record: Mapping[str, Any], submitted: Mapping[str, Any]) -> bool:
     """Whether the job body's record is of the last submission and not of one before it."""
-    job = str(submitted.get("job") or "")
-    if job and str(record.get("job") or "") == job:
+    jobs = submitted_jobs(submitted)
+    if str(record.get("job") or "") in jobs:
         return True
     return (
         bool(record)
         and str(record.get("updated", "")) >= str(submitted.get("submitted", ""))
-        and not (job and record.get("job"))
+        and not (jobs and record.get("job"))
     )
 
 
@@ -129,7 +154,8 @@ def _refined(record: Mapping[str, Any], known: QueuedJob | None) -> tuple[str, s
 def _ended_state(job: QueuedJob) -> tuple[str, str]:
     if job.state == "COMPLETED":
         return "failed", "COMPLETED, but its done marker is not there"
-    return ENDED[job.state], f"{job.state}: {CAUSES[job.state]}" if job.state in CAUSES else job.state
+    unrecorded = "its job body ended without a record: killed, never begun, or no room on the disk"
+    return ENDED[job.state], f"{job.state}: {CAUSES.get(job.state, unrecorded)}"
 
 
 def _running_state(record: Mapping[str, Any], job: str, seen: Look) -> tuple[str, str]:
@@ -154,7 +180,7 @@ def _is_alive(pid: int) -> bool:
 
 def _status(run: RunDir, name: str, state: str, reason: str, submitted: Mapping[str, Any], seen: Look) -> StageStatus:
     record = run.state(name)
-    job = str(submitted.get("job") or "")
+    job = current_job(submitted, record, seen)
     known = seen.jobs.get(job)
     elapsed = known.elapsed if known and seen.fresh and state == "running" else _elapsed(record, state)
     shown = "" if state in ("not started", "not submitted", "waiting", "queued", "blocked") else last_metric(run, name)
@@ -185,7 +211,7 @@ def last_metric(run: RunDir, stage: str) -> str:
     if not lines:
         return ""
     newest = lines[-1]
-    preferred = ("loss", "reward", "dev_f1", "kl", "f1")
+    preferred = ("loss", "reward", "dev_f1", "dev_accuracy", "kl", "f1", "accuracy")
     keys = [k for k in preferred if k in newest] or [k for k in newest if k not in NOT_METRICS]
     words = [f"step {newest['step']}"] if "step" in newest else []
     words += [f"{k} {newest[k]:.4g}" for k in keys[:3] if isinstance(newest[k], int | float)]

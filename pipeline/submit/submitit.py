@@ -29,6 +29,9 @@ def submit(plan: Plan) -> dict[str, str]:
     """
     import submitit
 
+    cut = [name for name in plan.names_to_run if plan.segments(name) > 1]
+    if cut:
+        raise UserError("no segments through submitit", value=cut, where="resources", do="use --via slurm")
     if not slurm.is_there():
         return _run_locally(plan, submitit)
     plan.run.write_transaction(state="open", stages=[each.stage.name for each in plan.to_run])

@@ -22,7 +22,7 @@ REASONS = {
     "Dependency": "it waits for the stages that it needs",
     "DependencyNeverSatisfied": "a stage that it needs failed: it never starts by itself; `retry` mends it",
     "BeginTime": "its earliest start has not come; a requeued job waits about two minutes",
-    "JobHeldUser": "it is held; `scontrol release JOB` lets it start",
+    "JobHeldUser": "it is held, by its user, or Slurm crashed before it had saved the release; `run` lets it start",
     "JobHeldAdmin": "an administrator holds it, or it was requeued too often: ask the site's support",
     "PartitionDown": "its partition is down",
     "PartitionInactive": "its partition takes jobs but starts none now",
@@ -41,7 +41,7 @@ REASONS = {
     "JobArrayTaskLimit": "as many tasks of its array run as may run at once",
     "Prolog": "its node is being made ready",
     "Cleaning": "its last attempt is being cleaned up",
-    "launch_failed_requeued_held": "its node could not start it, so it was held; `scontrol release JOB` tries again",
+    slurm.LAUNCH_FAILED: "its node could not start it, so Slurm holds it; `run` lets it try again",
 }
 """What squeue gives as reasons for waiting, in plain words."""
 LIMITS = (
@@ -81,9 +81,10 @@ class Why:
 
 def plain_words(reason: str) -> str:
     """Slurm's reason for a job's waiting, explained; the reason itself where it is none that is known here."""
-    word = reason.strip("()").split(",")[0].split(" ")[0]
-    if word in REASONS:
-        return REASONS[word]
+    words = reason.strip("()").split(",")[0]
+    for word in (words.replace(" ", "_"), words.split(" ")[0]):
+        if word in REASONS:
+            return REASONS[word]
     return next((words for pattern, words in LIMITS if re.search(pattern, reason)), f"Slurm says {reason}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from pipeline.errors import UserError
 from pipeline.recipe_data import Data
 from pipeline.tasks.generated import DEFAULT_ROWS, generate, split_for
 from pipeline.tasks.source import is_file_source, is_folder_source, read_csv, read_folder
+from pipeline.training.hub import DEFAULT_REVISION, Item
 
 
 @dataclass
@@ -89,7 +91,9 @@ def _pools(data: Data, parts: Parts) -> dict[Split, Iterator[Row]]:
         return {split: _usable(read_folder(folder, split), data, parts) for split in get_args(Split)}
     if not is_file_source(data.source):
         named: dict[Split, str] = {"train": "train", "dev": "validation", "test": "test"}
-        return {split: _usable(hub_rows(data.source, name), data, parts) for split, name in named.items()}
+        return {
+            split: _usable(hub_rows(data.source, name, data.revision), data, parts) for split, name in named.items()
+        }
     pools: dict[Split, list[Row]] = {split: [] for split in get_args(Split)}
     for row in _usable(read_csv(Path(data.source)), data, parts):
         pools[split_of_name(row.mec)].append(row)
@@ -116,16 +120,17 @@ def relabelled(row: Row, rng: np.random.Generator) -> Row:
     return replace(row, premise=premise, hypothesis=text, template=template(text))
 
 
-def hub_rows(source: str, split: str) -> Iterator[tuple[int, str, int]]:
-    """(row, input, label) of one split of a hub data set. Raises UserError when it cannot be had."""
+def hub_rows(source: str, split: str, revision: str | None) -> Iterator[tuple[int, str, int]]:
+    """(row, input, label) of one split of a hub data set that is in the cache. Raises UserError when it is not."""
     from datasets import load_dataset
 
+    folder = Item("dataset", source, revision or DEFAULT_REVISION, "data.source").folder(os.environ)
     try:
-        rows = load_dataset(source, split=split)
+        rows = load_dataset(str(folder), split=split)
     except (OSError, ValueError) as error:
         raise UserError(
             "cannot load the data set", value=source, where=f"data.source ({str(error)[:150]})",
-            do="check the name; without network bring it into the cache first (HF_HOME), or give a CSV file",
+            do="check the name and `prefetch` it, or give a CSV file",
         ) from error  # fmt: skip
     for index, row in enumerate(rows):
         yield index, row["input"], row["label"]

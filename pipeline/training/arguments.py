@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ def common_arguments(recipe: Recipe, run: RunDir, stage: str, global_batch: int,
     batch = derive(global_batch, world_size(), micro_batch)
     on_cpu = not torch.cuda.is_available()
     resources = recipe.resources[stage]
-    os.environ.setdefault("WANDB_PROJECT", recipe.tracking.project)
     own_defaults = {key: value for key, value in DEFAULTS.items() if key not in recipe.sections[stage]}
     return {
         **own_defaults,

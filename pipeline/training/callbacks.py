@@ -13,10 +13,11 @@ from transformers import TrainerCallback
 from pipeline.errors import StageFailed
 from pipeline.recipe import Health
 from pipeline.run import RunDir
+from pipeline.training.peaks import machine, peaks
 
 PROGRESS_SECONDS = 10.0
 TOLD = "health.json"
-SHOWN = ("loss", "reward", "kl", "dev_f1", "share_yes", "true_steps", "grad_norm", "learning_rate")
+SHOWN = ("loss", "reward", "kl", "dev_f1", "dev_accuracy", "share_yes", "true_steps", "grad_norm", "learning_rate")
 
 
 class MetricsCallback(TrainerCallback):  # type: ignore[misc]
@@ -27,12 +28,18 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         self.started = time.monotonic()
         self.printed = -PROGRESS_SECONDS
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Record the GPU that the stage trains on, where there is one."""
+        found = machine(args) if state.is_world_process_zero else {}
+        if found:
+            self.run.log_metrics(self.stage, {"step": state.global_step, **found})
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Record and print what the trainer logs."""
+        """Record and print what the trainer logs; on a GPU also the most memory so far."""
         if not state.is_world_process_zero or not logs:
             return
         values = {key: value for key, value in logs.items() if isinstance(value, int | float) and math.isfinite(value)}
-        self.run.log_metrics(self.stage, {"step": state.global_step, **values})
+        self.run.log_metrics(self.stage, {"step": state.global_step, **values, **peaks()})
         elapsed = time.monotonic() - self.started
         if elapsed - self.printed >= PROGRESS_SECONDS or state.global_step >= state.max_steps:
             self.printed = elapsed

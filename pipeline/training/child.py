@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +17,22 @@ from pipeline.run import HOME
 from pipeline.training.ranks import die_with_parent
 from pipeline.training.stop import STOP_FILE, STOPPED_CODE, STOPPED_FILE
 
+LOOK = 2.0
+"""Seconds between looks whether a later attempt has begun."""
+WORD = re.compile(rb"\w")
+ERROR = re.compile(rb"(\[rank\d+\]: )?([a-zA-Z_]\w*\.)*\w*(Error|Exception): \S")
+"""The last line of a traceback, with the rank where torch names it."""
 ASKED = (signal.SIGTERM, signal.SIGINT)
 """Signals after which nothing that a stage has not saved is waited for; SIGUSR1 only asks to save in time."""
+
+
+def failure(code: int, last_line: bytes) -> str:
+    """Why a process failed: its last words, and the signal that killed it (a negative code, as subprocess has it)."""
+    words = last_line.decode(errors="replace").rpartition("\r")[2][-300:]
+    if code >= 0:
+        return words or f"exit code {code}"
+    killed = f"killed by {signal.Signals(-code).name}"
+    return f"{killed}; its last line: {words}" if words else killed
 
 
 class Child:
@@ -34,12 +50,14 @@ class Child:
             signal.signal(number, self._stop)
 
     def run(
-        self, command: Sequence[str], environment: dict[str, str], log: Path, *, alone: bool = True
+        self, command: Sequence[str], environment: dict[str, str], log: Path, successor: Path, *, alone: bool = True
     ) -> tuple[int, str]:
-        """(exit code, reason): 130 when the stage was stopped, with the last line of output as reason of a failure.
+        """(exit code, reason): 130 when the stage was stopped, of a failure with the last words of the output.
 
         `alone` says that the command is the stage's only process. Else it is a launcher, which would kill the ranks
         when it is told to end: it does not hear of signals, the ranks poll the stop file beside the log.
+        When `successor` appears, a later attempt is at work on another node, as this one was taken for dead: the
+        processes are killed, so that two never write the same files.
         """
         self.folder, self.alone = log.parent, alone
         if self.stopped_by in ASKED:
@@ -50,13 +68,22 @@ class Child:
         )  # fmt: skip
         if self.stopped_by:  # the signal came while the process was being made
             self._ask()
-        last_line = self._copy_output(log)
+        over = threading.Event()
+        threading.Thread(target=self._give_way, args=(self.process.pid, successor, over), daemon=True).start()
+        last_words = self._copy_output(log)
         code = self.process.wait()
+        over.set()
         stopped = read_json(self.folder / STOPPED_FILE)
         if stopped or (code and self.stopped_by in ASKED):
             return STOPPED_CODE, self._told() + (f" {stopped['progress']}" if stopped else "")
-        text = last_line.decode(errors="replace")[-300:]
-        return (0, "") if code == 0 else (code if code in (2, 3) else 1, text or f"exit code {code}")
+        return (0, "") if code == 0 else (code if code in (2, 3) else 1, failure(code, last_words))
+
+    def _give_way(self, group: int, successor: Path, over: threading.Event) -> None:
+        while not over.wait(LOOK):
+            if successor.exists():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL)
+                return
 
     def _prepare(self) -> None:
         """In the new process, before it becomes the command."""
@@ -68,17 +95,22 @@ class Child:
         return f"stopped by {self.stopped_by.name if self.stopped_by else 'a signal'}"
 
     def _copy_output(self, path: Path) -> bytes:
-        """Copy the output to the log and to our own until it ends; its last line that is not empty."""
+        """Copy the output to the log and to our own until it ends; its last words.
+
+        Below a launcher these are the first error that a rank raised: what follows is the launcher's own account.
+        """
         assert self.process is not None and self.process.stdout is not None
-        last_line = b""
+        last_line = first_error = b""
         with path.open("ab") as log:
             for line in self.process.stdout:
                 log.write(line)
                 log.flush()
                 sys.stdout.buffer.write(line)
                 sys.stdout.buffer.flush()
-                last_line = line.strip() or last_line
-        return last_line
+                last_line = line.strip() if WORD.search(line) else last_line
+                if not first_error and ERROR.match(line):
+                    first_error = line.strip()
+        return last_line if self.alone else first_error or last_line
 
     def _stop(self, number: int, _: object) -> None:
         impatient = number == signal.SIGINT and self.stopped_by in ASKED

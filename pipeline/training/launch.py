@@ -8,13 +8,9 @@ fix, 3 needs missing, 130 interrupted.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import resource
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,77 +19,23 @@ from typing import Any
 from pipeline import dag
 from pipeline.dag import Stage
 from pipeline.errors import NeedsMissing, PipelineError
-from pipeline.recipe import Recipe, Resources
+from pipeline.recipe import KINDS, Recipe
 from pipeline.records import first_difference, remove
-from pipeline.run import HOME, RunDir, now
+from pipeline.remedies import Remedy, propose
+from pipeline.run import RunDir, now
 from pipeline.snapshot import check_snapshot
 from pipeline.training import checkpoints
 from pipeline.training.child import Child
+from pipeline.training.failures import classify, oom_kills, read_logs
+from pipeline.training.hub import check_cached
+from pipeline.training.launchers import gpus_at_hand, launch_command, process_environment, processes
 from pipeline.training.own_job import why_stopped
-from pipeline.training.ranks import cpus_at_hand
 from pipeline.training.requeue import progress, refuse_stalling, requeue
+from pipeline.training.segments import failure_before
 from pipeline.training.stop import STOPPED_CODE
 
-
-def gpus_at_hand() -> int:
-    """GPUs that this job was given, or that this machine has."""
-    given = os.environ.get("SLURM_GPUS_ON_NODE", "")
-    if given.isdigit():
-        return int(given)
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return len([word for word in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if word.strip()])
-    if shutil.which("nvidia-smi") is None:
-        return 0
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return listed.stdout.count("GPU ") if listed.returncode == 0 else 0
-
-
-def processes(resources: Resources, gpus: int) -> int:
-    """How many processes a stage has on one node."""
-    if resources.launcher == "none":
-        return 1
-    return resources.processes or max(1, min(gpus, resources.gpus) or gpus)
-
-
-def launch_command(stage: Stage, logs: Path, resources: Resources, count: int) -> list[str]:
-    """The command line that starts a stage's processes with the launcher of its resources."""
-    work = [stage.module, str(logs), stage.name]
-    match resources.launcher:
-        case "torchrun":
-            starter = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"]
-        case "accelerate":
-            several = ["--multi_gpu"] if count > 1 else []
-            starter = ["-m", "accelerate.commands.launch", *several, f"--num_processes={count}", "--num_machines=1"]
-            starter += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "-m"]
-        case "deepspeed":
-            starter = ["-m", "deepspeed.launcher.runner", f"--num_gpus={count}", "--no_local_rank", "--module"]
-            starter += [f"--master_port={free_port()}"]
-        case _:
-            starter = ["-m"]
-    return [sys.executable, *starter, *work]
-
-
-def free_port() -> int:
-    """A port that is free here at this moment, below those that outgoing connections take. Raises OSError."""
-    for port in random.SystemRandom().sample(range(20000, 32000), 100):
-        with socket.socket() as trial, contextlib.suppress(OSError):
-            trial.bind(("", port))
-            return port
-    raise OSError("no free port between 20000 and 32000")
-
-
-def process_environment(count: int, attempt_folder: Path) -> dict[str, str]:
-    """The environment of a stage's processes: threads shared out, output not held back."""
-    defaults = {"OMP_NUM_THREADS": str(max(1, cpus_at_hand() // count)), "OMP_WAIT_POLICY": "PASSIVE"}
-    paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
-    always = {
-        "PYTHONPATH": os.pathsep.join(paths),
-        "PYTHONUNBUFFERED": "1",
-        "RLC_ATTEMPT_DIR": str(attempt_folder),
-        "TOKENIZERS_PARALLELISM": "false",
-        "PET_SIGNALS_TO_HANDLE": "SIGHUP",  # torchrun and accelerate leave a stop to the ranks, which save first
-    }
-    return {**defaults, **os.environ, **always}
+HAND_OVER_SECONDS = 120.0
+"""How long a job that ends takes at most to have its successor submitted."""
 
 
 def verify_needs(run: RunDir, stages: dict[str, Stage], name: str) -> None:
@@ -115,39 +57,105 @@ def verify_needs(run: RunDir, stages: dict[str, Stage], name: str) -> None:
 def execute(run: RunDir, name: str) -> int:
     """Run one stage to its end; the exit code of the job."""
     recipe, _ = run.read_resolved()
-    stages = dag.build(recipe, run)
-    stage = stages[name]
+    stage = dag.build(recipe, run)[name]
     done = run.done(name)
     if done and done.fingerprint == stage.fingerprint and not first_difference(run.root, done.outputs, thorough=True):
         print(f"{name} is done already", flush=True)
         return 0
+    failure = failure_before(run, name, os.environ.get("SLURM_JOB_ID", ""))
+    if failure:
+        print(f"error: {failure}", file=sys.stderr, flush=True)
+        return 1
     child = Child()
+    code, remedy = try_stage(run, name, child)
+    while remedy and remedy.same_job:
+        code, remedy = try_stage(run, name, child)
+    if remedy:
+        hand_over(run, name)
+    return code
+
+
+def try_stage(run: RunDir, name: str, child: Child) -> tuple[int, Remedy | None]:
+    """One attempt at a stage: (exit code, what changes before the next one if anything does)."""
+    recipe, _ = run.read_resolved()
+    stages = dag.build(recipe, run)
+    stage = stages[name]
     attempt = run.new_attempt(name)
     job = os.environ.get("SLURM_JOB_ID", "")
-    run.write_attempt(name, attempt, job=job, progress=progress(run, stage))
+    run.write_attempt(name, attempt, job=job, progress=progress(run, stage), remedies=len(run.remedies(name)))
     facts: dict[str, Any] = {"attempt": attempt, "host": os.uname().nodename, "pid": os.getpid(), "reason": ""}
+    facts["node"] = os.environ.get("SLURMD_NODENAME", "")
     run.write_state(name, state="running", **facts, job=job, started=now(), ended=None, exit_code=None)
     print(f"stage {name} of run {run.name}, attempt {attempt}, log {run.attempt_log(name, attempt)}", flush=True)
-    code, reason = 1, ""
+    code, reason, remedy = 1, "", None
     try:
         check_snapshot()
         verify_needs(run, stages, name)
+        check_cached(recipe, run, os.environ, data=KINDS[stage.kind].makes == "dataset")
+        kills = oom_kills()
         code, reason = work(run, recipe, stage, child, attempt)
+        if code == 1 and not run.next_attempt(name, attempt).exists():
+            remedy = find_remedy(run, recipe, name, attempt, oom_killed=oom_kills() > kills)
+            reason += f"; {remedy.told()}" if remedy else ""
     except PipelineError as error:
         code, reason = error.exit_code, str(error)
         print(f"error: {error}", file=sys.stderr, flush=True)
     finally:
-        before = run.state(name)
-        cancelled = code == STOPPED_CODE and before["state"] == "cancelled"
-        state = "cancelled" if cancelled else {0: "done", STOPPED_CODE: "interrupted"}.get(code, "failed")
-        reason = f"{before['reason']}; {reason}" if cancelled else reason
-        stopped = why_stopped() if code == STOPPED_CODE else ""
-        peak = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 3)
-        facts = {"state": state, "ended": now(), "exit_code": code, "peak_memory_gb": peak}
-        run.write_state(name, **facts, reason=reason, slurm=stopped)
+        superseded = run.next_attempt(name, attempt).exists()
+        if not superseded:
+            state, reason = record_end(run, name, code, reason)
+    if superseded:
+        print(
+            f"a later attempt of {name} has begun, on a node that Slurm knows to live: this one gives way", flush=True
+        )
+        return code or 1, None
     if state == "interrupted" and job and child.stopped_by != signal.SIGINT:
         back_to_the_queue(run, name, job, reason)
-    return code
+    return code, remedy
+
+
+def find_remedy(run: RunDir, recipe: Recipe, name: str, attempt: int, *, oom_killed: bool) -> Remedy | None:
+    """What changes after a failed attempt, recorded; None where the failure is not of a kind that a change mends."""
+    failure = classify(read_logs(run.attempt_log(name, attempt).parent), oom_killed=oom_killed)
+    if failure is None:
+        return None
+    node = failure.node or os.environ.get("SLURMD_NODENAME", "")
+    remedy = propose(recipe, name, attempt, failure.kind, failure.evidence, node, run.remedies(name))
+    if remedy and (remedy.same_job or node):  # without Slurm nobody gives more memory or another node
+        run.add_remedy(remedy)
+        print(f"{failure.kind}: {failure.evidence}\n{remedy.told()}", flush=True)
+        return remedy
+    return None
+
+
+def hand_over(run: RunDir, name: str) -> None:
+    """Have the failed stage submitted again with what its remedy asks of Slurm, before this job ends."""
+    _, launch = run.read_resolved()
+    facts = run.submission(name)
+    if os.environ.get("SLURM_JOB_ID") not in (facts.get("job"), *facts.get("segments", [])):
+        return  # submitted by hand: what comes next is for that hand
+    command = [sys.executable, "-m", "pipeline", "retry", run.name, name, "--ending"]
+    try:
+        done = subprocess.run(
+            command, cwd=launch["home"], capture_output=True, text=True, timeout=HAND_OVER_SECONDS, check=False
+        )
+        told = done.stdout + done.stderr
+    except subprocess.TimeoutExpired:
+        told = f"not submitted again: Slurm does not answer within {HAND_OVER_SECONDS:.0f} s"
+    print(told, flush=True)
+
+
+def record_end(run: RunDir, name: str, code: int, reason: str) -> tuple[str, str]:
+    """Record how an attempt ended; (state, reason)."""
+    before = run.state(name)
+    cancelled = code == STOPPED_CODE and before["state"] == "cancelled"
+    state = "cancelled" if cancelled else {0: "done", STOPPED_CODE: "interrupted"}.get(code, "failed")
+    reason = f"{before['reason']}; {reason}" if cancelled else reason
+    stopped = why_stopped() if code == STOPPED_CODE else ""
+    peak = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 3)
+    facts = {"state": state, "ended": now(), "exit_code": code, "peak_memory_gb": peak}
+    run.write_state(name, **facts, reason=reason, slurm=stopped)
+    return state, reason
 
 
 def work(run: RunDir, recipe: Recipe, stage: Stage, child: Child, attempt: int) -> tuple[int, str]:
@@ -163,9 +171,10 @@ def work(run: RunDir, recipe: Recipe, stage: Stage, child: Child, attempt: int) 
     checkpoints.prepare(run.checkpoints(stage.name), stage.fingerprint, count * resources.nodes)
     log = run.attempt_log(stage.name, attempt)
     command = launch_command(stage, run.logs, resources, count)
-    environment = process_environment(count, log.parent)
-    code, reason = child.run(command, environment, log, alone=resources.launcher == "none")
-    if code == 0:
+    environment = process_environment(count, log.parent, debug=resources.debug)
+    successor = run.next_attempt(stage.name, attempt)
+    code, reason = child.run(command, environment, log, successor, alone=resources.launcher == "none")
+    if code == 0 and not successor.exists():
         run.mark_done(stage.name, stage.fingerprint, list(stage.outputs))
         remove([run.checkpoints(stage.name)])
     return code, reason

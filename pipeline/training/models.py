@@ -23,10 +23,26 @@ def base_source(recipe: Recipe, run: RunDir) -> str:
 
 
 def starting_model(recipe: Recipe, run: RunDir, stage: str) -> str:
-    """The model that a training stage starts from: that of the training stage before it, else the base model."""
-    before = recipe.training_stages()
-    before = before[: before.index(stage)] if stage in before else before
-    return str(run.model(before[-1])) if before else base_source(recipe, run)
+    """The model that a training stage starts from: that of the nearest training stage that it needs, else the base.
+
+    A stage without `needs` of its own needs the one before it in the list; an unknown stage comes after all.
+    """
+    names, training = [entry.name for entry in recipe.stages], recipe.training_stages()
+    if stage not in names:
+        return str(run.model(training[-1])) if training else base_source(recipe, run)
+    todo = [stage]
+    while todo:
+        entry = recipe.stage(todo.pop(0))
+        needs = entry.needs if entry.needs is not None else names[: names.index(entry.name)][-1:]
+        if made := [need for need in needs if need in training]:
+            return str(run.model(made[-1]))
+        todo += needs
+    return base_source(recipe, run)
+
+
+def revision_of(source: str | Path, model: Model) -> str | None:
+    """The revision to load `source` at: the recipe's for its base model, none for folders that stages made."""
+    return model.revision if str(source) == model.base else None
 
 
 def load_tokenizer(source: str | Path, revision: str | None = None) -> Any:
@@ -111,7 +127,7 @@ def _load_base(source: str, model: Model) -> Any:
 
     loaded = AutoModelForCausalLM.from_pretrained(
         source,
-        revision=model.revision if source == model.base else None,
+        revision=revision_of(source, model),
         dtype=torch_dtype(model),
         attn_implementation=model.attention,
         quantization_config=quantization_config(model),
@@ -179,11 +195,21 @@ def load_for_inference(source: str | Path, model: Model) -> tuple[Any, Any]:
         import peft
 
         loaded = peft.PeftModel.from_pretrained(loaded, str(source))
-    tokenizer = load_tokenizer(source, model.revision if str(source) == model.base else None)
+    tokenizer = load_tokenizer(source, revision_of(source, model))
     set_end_of_turn(loaded, tokenizer)
     if torch.cuda.is_available() and model.quantization == "none":
         loaded = loaded.to("cuda")
     return loaded.eval(), tokenizer
+
+
+def load_merged(source: str | Path, model: Model) -> Any:
+    """The whole model that an adapter folder and its base make, on the CPU; 4-bit weights are dequantized first."""
+    import peft
+
+    base = _load_base(str(adapter_base(Path(source))), model)
+    if model.quantization != "none":
+        base = base.dequantize(dtype=torch_dtype(model))
+    return peft.PeftModel.from_pretrained(base, str(source)).merge_and_unload().to("cpu").eval()
 
 
 def set_end_of_turn(model: Any, tokenizer: Any) -> None:

@@ -44,7 +44,8 @@ def _scontrol(*words: str) -> tuple[str, str]:
 def progress(run: RunDir, stage: Stage) -> int:
     """How far a stage has come: the step of its newest checkpoint, or the bytes of the predictions on disk."""
     newest = checkpoints.newest(run.checkpoints(stage.name), stage.fingerprint)
-    return newest.step if newest else run.predictions_bytes() if KINDS[stage.kind].makes == "results" else 0
+    asks = KINDS[stage.kind].makes in ("results", "robustness")
+    return newest.step if newest else run.predictions_bytes() if asks else 0
 
 
 def refuse_stalling(stage: str, attempts: Sequence[dict[str, Any]], limit: int) -> None:

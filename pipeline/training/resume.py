@@ -11,7 +11,8 @@ from transformers import TrainerCallback
 from trl.trainer.utils import RepeatSampler
 
 from pipeline import dag
-from pipeline.recipe import Checkpoints, Recipe
+from pipeline.recipe import Recipe
+from pipeline.recipe_stage import Checkpoints
 from pipeline.run import RunDir
 from pipeline.training import checkpoints
 from pipeline.training.stop import StopFlag, end_stopped

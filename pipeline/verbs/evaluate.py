@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import dag, show
-from pipeline.cluster import load_cluster, output_root
+from pipeline.cluster import load_cluster, output_root, variables
 from pipeline.errors import UserError
 from pipeline.run import HOME, RunDir, known_runs
 from pipeline.settings import nearest
+from pipeline.training.hub import OFFLINE
 from pipeline.verbs.arguments import AsJson, RunName, open_run, print_json, words_to_stderr
 
 ENDPOINT = "evaluate --endpoint URL --model NAME, and --run-name RUN or --data FILE"
@@ -85,7 +87,8 @@ def _run_stage(run: RunDir, options: list[str], as_json: bool) -> None:
     if stage is None:
         raise UserError("the run has no evaluate stage", value=run.name, where=str(run.resolved), do="add one")
     command = [sys.executable, "-m", "pipeline.stages.evaluate", str(run.logs), stage, *options]
-    done = subprocess.run(command, cwd=HOME, check=False, stdout=sys.stderr if as_json else None)
+    environment = {**OFFLINE, **os.environ, **variables(load_cluster())}
+    done = subprocess.run(command, cwd=HOME, env=environment, check=False, stdout=sys.stderr if as_json else None)
     if done.returncode:
         sys.exit(done.returncode if done.returncode in (2, 3) else 1)
     show.results(run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -38,9 +38,13 @@ def gate(
     hold_gate(open_run(name)[0], minimum or [], base, model, lambda other: open_run(other)[0])
 
 
-def compare_runs(runs: Sequence[RunDir], out: Path | None) -> None:
-    """Print the runs' models in a table for each test set, and write the page (beside the runs' results by default)."""
+def compare_runs(runs: Sequence[RunDir], out: Path | None, missing: Mapping[str, str] | None = None) -> SideBySide:
+    """Print the runs' models in a table for each test set, and write the page (beside the runs' results by default).
+
+    `missing` names further runs that have no result, and why.
+    """
     found = side_by_side(runs)
+    found.missing.update(missing or {})
     for each in found.sets:
         show.console.print(_table(each))
         for paired in each.paired:
@@ -51,6 +55,7 @@ def compare_runs(runs: Sequence[RunDir], out: Path | None) -> None:
     page = out or runs[0].results.parent / "compare.html"
     write_page(found, page)
     show.console.print(f"page: {page}", markup=False, soft_wrap=True)
+    return found
 
 
 def hold_gate(

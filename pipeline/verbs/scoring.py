@@ -13,7 +13,7 @@ MOST_TOLD = 10
 
 
 def score(
-    task: Annotated[str, typer.Argument(help="corr2cause")],
+    task: Annotated[str, typer.Argument(help="corr2cause, gsm8k, math, metamathqa, humaneval, mbpp, ...")],
     file: Annotated[Path, typer.Argument(help='JSON lines {"row": {...}, "completion": "..."}')],
     out: Annotated[Path | None, typer.Option(help="write the lines here; else to standard output")] = None,
 ) -> None:

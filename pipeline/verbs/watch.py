@@ -15,11 +15,11 @@ from pipeline.errors import NeedsMissing
 from pipeline.evaluation.schema import read_comparison
 from pipeline.recipe import Recipe
 from pipeline.run import RunDir
+from pipeline.submit.jobs import adopt_if_torn
 from pipeline.submit.local import log_lines
 from pipeline.submit.look import Look
 from pipeline.submit.plan import active_stages
 from pipeline.submit.status import StageStatus, look_at
-from pipeline.submit.transaction import adopt_if_torn
 from pipeline.submit.why import why as why_of
 from pipeline.verbs.arguments import (
     AsJson,
@@ -27,9 +27,11 @@ from pipeline.verbs.arguments import (
     StageArgument,
     check_stage,
     open_run,
+    open_sweep,
     print_json,
     words_to_stderr,
 )
+from pipeline.verbs.sweep import status_of_sweep
 
 WATCH_SECONDS = 5.0
 """How often `--watch` asks Slurm: seldom enough for a busy controller."""
@@ -42,7 +44,10 @@ def status(
     events: Annotated[bool, typer.Option("--events", help="the timeline of the run too")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="go on until nothing is queued or running")] = False,
 ) -> None:
-    """Show the state of every stage of a run; works without sacct."""
+    """Show the state of every stage of a run, or of every run of a sweep; works without sacct."""
+    if sweep := open_sweep(name):
+        status_of_sweep(sweep, as_json, events, watch)
+        return
     folder, settings = open_run(name)
     adopt_if_torn(folder)
     if watch:
@@ -53,6 +58,7 @@ def status(
         print_json(_status_json(folder, states, seen) | ({"events": folder.events()} if events else {}))
         return
     show.states(states, seen)
+    show.remedies(folder, settings)
     show.health(folder, settings)
     if events:
         show.events(folder.events())
@@ -60,7 +66,14 @@ def status(
 
 def _status_json(folder: RunDir, states: list[StageStatus], seen: Look) -> dict[str, Any]:
     queue = {"seen": seen.seen, "age_seconds": seen.age, "error": seen.error}
-    stages = [{**each.as_dict(), "health": show.health_found(folder, each.stage)} for each in states]
+    stages = [
+        {
+            **each.as_dict(),
+            "health": show.health_found(folder, each.stage),
+            "remedies": [remedy.as_dict() for remedy in folder.remedies(each.stage)],
+        }
+        for each in states
+    ]
     return {"run": folder.name, "stages": stages, "queue": queue}
 
 

@@ -131,8 +131,7 @@ class Cluster:
             self._start_munged()
             if self.accounting:
                 self._start_accounting()
-            self._start("slurmctld", ["slurmctld", "-D"])
-            self._wait("slurmctld", lambda: self.call("scontrol", "ping").returncode == 0)
+            self.start_controller()
             for name in self.names:
                 self._start(name, ["slurmd", "-D", "-N", name])
             for name in self.names:
@@ -141,15 +140,29 @@ class Cluster:
             self.down()
             raise
 
-    def start_node(self, name: str) -> None:
-        """Start the slurmd of a node that was ended, and wait until it is idle. Raises as `up` does."""
+    def start_node(self, name: str, *, idle: bool = True) -> None:
+        """Start the slurmd of a node that was ended; with `idle`, wait until it is idle. Raises as `up` does."""
         self._start(name, ["slurmd", "-D", "-N", name])
-        self._wait(name, partial(self._is_idle, name))
+        self._wait(name, partial(self._is_idle, name) if idle else partial(self._answers, name))
 
     def start_controller(self) -> None:
-        """Start a slurmctld in place of one that was ended, and wait until it answers. Raises as `up` does."""
+        """Start slurmctld, again when it was ended, and wait until it answers. Raises as `up` does."""
         self._start("slurmctld", ["slurmctld", "-D"])
         self._wait("slurmctld", lambda: self.call("scontrol", "ping").returncode == 0)
+
+    def kill(self, part: str, how: signal.Signals = signal.SIGKILL) -> None:
+        """End the daemon of a part: slurmctld, or a node's slurmd; what it started lives on.
+
+        One that has not ended a while after another signal is killed, as a service manager does.
+        """
+        pid, started = self.processes[part]
+        for number, seconds in ((how, 60), (signal.SIGKILL, 30)):
+            if start_time(pid) == started:
+                send(pid, number)
+                with suppress(TimeoutError):
+                    wait_until(f"{part} is dead", lambda: start_time(pid) != started, seconds)
+        if start_time(pid) == started:
+            raise TimeoutError(f"{part} (process {pid}) does not die")
 
     def down(self) -> None:
         """End exactly the processes of this cluster, jobs included. Nothing happens when there are none."""
@@ -232,6 +245,10 @@ class Cluster:
 
     def _is_idle(self, name: str) -> bool:
         return self.call("sinfo", "-h", "-n", name, "-p", "debug", "-o", "%t").stdout.strip() == "idle"
+
+    def _answers(self, name: str) -> bool:
+        state = self.call("sinfo", "-h", "-n", name, "-p", "debug", "-o", "%t").stdout.strip()
+        return bool(state) and not state.startswith(("down", "unk")) and not state.endswith("*")
 
     def _clear(self) -> bool:
         """Kill what is left, also what cut all ties but its cgroup, and remove the cgroups; whether all is done."""
