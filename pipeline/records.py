@@ -76,7 +76,8 @@ def append_json(path: Path, value: Any) -> None:
 def read_json_lines(path: Path) -> list[Any]:
     """All lines of a file of JSON lines; a torn line is passed over, an absent file has none."""
     lines = []
-    with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8", errors="replace") as file:
+    absent = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+    with absent, path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             with contextlib.suppress(json.JSONDecodeError):
                 lines.append(json.loads(line))
