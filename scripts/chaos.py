@@ -37,6 +37,8 @@ CLEAR = ("failed", "interrupted", "cancelled", "blocked", "done", "ended, cause 
 """What `status` may say of a stage of a quiet run; the last only where Slurm itself has lost the job."""
 RELEASED = ("JobHeldUser", "launch failed requeued held")
 """Slurm's reasons for holding a job after it crashed: it lost the release, or took the job for a second one."""
+MENDED = ("failed", "interrupted", "cancelled", "ended", "blocked: Slurm takes a stage that is done for failed")
+"""How `status` begins of what `retry` is for."""
 LOST = "Slurm does not know it"
 
 
@@ -125,7 +127,9 @@ class Round:
         told = {stage: f"{each['state']}: {each['reason']}" for stage, each in states.items()}
         unclear = [stage for stage, each in states.items() if each["state"] not in CLEAR]
         broken = {
-            stage: words for stage, words in told.items() if words.startswith(("failed", "interr", "canc", "ended"))
+            stage: words
+            for stage, words in told.items()
+            if words.startswith(("failed", "interr", "canc", "ended", STRANDED))
         }
         if not held and (unclear or not broken or not all(words.partition(": ")[2] for words in broken.values())):
             raise Wrong(f"no clear end: {told}")

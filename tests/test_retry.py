@@ -182,3 +182,34 @@ def test_a_job_whose_needs_were_forgotten_ends_in_seconds(project: Project) -> N
     assert project.slurm.field(jobs["sft"], "ExitCode") == "3:0"
     wait_until("the reason is told", lambda: "needs preprocess" in project.stages("forgotten")["sft"]["reason"])
     project.call("cancel", "forgotten")
+
+
+LATE = """
+import signal, threading
+told = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: told.set())
+told.wait(600)
+"""
+
+
+@pytest.mark.parametrize("verb", ["run", "retry"])
+def test_a_stage_that_is_done_but_that_slurm_takes_for_failed_holds_nothing_back(project: Project, verb: str) -> None:
+    """It ends well after its time was up, before Slurm kills it: `afterok` is never satisfied."""
+    name = f"late-{verb}"
+    project.order(name, "preprocess", LATE)
+    project.run(name)
+    project.wait_for_state(name, "preprocess", "running")
+    before = project.jobs(name)
+    assert project.slurm.run("scontrol", "update", f"JobId={before['preprocess']}", "EndTime=now+1").returncode == 0
+    assert project.slurm.wait(before["preprocess"], seconds=120) == ["TIMEOUT"]
+    wait_until("it is told", lambda: "is done for failed" in project.stages(name)["sft"]["reason"])
+    assert project.stages(name)["preprocess"]["state"] == "done"
+    assert "`retry` submits this one again" in project.call("why", name, "sft")
+    if verb == "run":
+        project.run(name)
+    else:
+        project.call("retry", name)
+    after = project.jobs(name)
+    assert {stage for stage in STAGES if after[stage] != before[stage]} == {"sft"}
+    assert project.slurm.wait(after["evaluate"], seconds=120) == ["COMPLETED"]
+    assert project.states(name) == ["done"] * 4

@@ -18,7 +18,7 @@ from pipeline.submit import jobs, slurm, submitit, transaction
 from pipeline.submit.local import run_locally
 from pipeline.submit.plan import Choice, Plan, make_plan
 from pipeline.submit.start import GAPS, check_ready, write_scripts
-from pipeline.submit.status import StageStatus, status
+from pipeline.submit.status import STRANDED, StageStatus, status
 
 
 def retry_run(
@@ -80,7 +80,7 @@ def retry_plan(
 
 def _wanted(run: RunDir, recipe: Recipe, states: dict[str, StageStatus], stage: str | None) -> list[str]:
     """The stages that need a new job: failed ones, and those after them that have none any more."""
-    broken = [name for name, each in states.items() if each.state in GAPS]
+    broken = [name for name, each in states.items() if each.state in GAPS or each.reason == STRANDED]
     if stage is None:
         return broken
     if stage not in broken:

@@ -18,7 +18,7 @@ from pipeline.run import HOME, RunDir
 from pipeline.snapshot import take_snapshot
 from pipeline.submit import jobs, slurm, transaction
 from pipeline.submit.plan import Plan, active_stages
-from pipeline.submit.status import UNKNOWN, StageStatus, status
+from pipeline.submit.status import STRANDED, UNKNOWN, StageStatus, status
 from pipeline.tasks.source import is_file_source, is_folder_source
 from pipeline.training.hub import check_cached, pinned
 
@@ -131,7 +131,7 @@ def default_via() -> Via:
 
 def has_gaps(run: RunDir, states: Sequence[StageStatus]) -> bool:
     """Whether a run at work lacks a job, of a stage that nobody submitted or that ended too early, or a release."""
-    lacking = any(each.state in (*GAPS, "not started") or each.reason == "JobHeldUser" for each in states)
+    lacking = any(each.state in (*GAPS, "not started") or each.reason in ("JobHeldUser", STRANDED) for each in states)
     return lacking or bool(jobs.torn_stages(run))
 
 

@@ -19,6 +19,10 @@ UNKNOWN = "ended, cause unknown"
 BROKEN = ("failed", "cancelled", "interrupted", "not submitted", "blocked", UNKNOWN)
 NOT_METRICS = ("time", "step", "epoch", "gpu_memory", "processes", "micro", "checkpointing",
                "peak_allocated", "peak_reserved")  # fmt: skip
+STRANDED = (
+    "Slurm takes a stage that is done for failed, as it ended after its time was up; `retry` submits this one again"
+)
+"""Why a job can wait for ever though all that its stage needs is done."""
 CAUSES = {
     "TIMEOUT": "it reached its time limit",
     "OUT_OF_MEMORY": "it used more memory than it asked for",
@@ -65,6 +69,8 @@ def look_at(run: RunDir, recipe: Recipe, queued: Queue | None = None) -> tuple[l
         if reason == "JobHeldUser" and name in torn:
             reason = "held: its submission was interrupted; `run` goes on with it, `cancel` takes it out"
         broken = [found[need] for need in dag.ancestors(stages, name) if found[need].state in BROKEN]
+        if state == "blocked" and all(found[need].state == "done" for need in dag.ancestors(stages, name)):
+            reason = STRANDED
         if state in ("waiting", "queued", "blocked") and broken:
             state, reason = "blocked", f"{broken[0].stage} {broken[0].state}: {broken[0].reason}".rstrip(": ")
         found[name] = _status(run, name, state, reason, facts, seen)

@@ -146,7 +146,8 @@ def split_live(plan: Plan, live: Mapping[str, Sequence[QueuedJob]]) -> tuple[dic
     """(jobs to keep by stage, jobs to cancel): live ones of stages that would run, submitted as they would be or not.
 
     Raises UserError when one of the latter could start or runs: it is not for us to end it. Segments that are left of a
-    stage that failed, or of a torn submission, are not kept.
+    stage that failed, or of a torn submission, are not kept, nor is a job that Slurm never lets start though all that
+    it needs is done.
     """
     keep: dict[str, list[str]] = {}
     stale: dict[str, list[str]] = {}
@@ -156,7 +157,8 @@ def split_live(plan: Plan, live: Mapping[str, Sequence[QueuedJob]]) -> tuple[dic
             continue
         facts, ids = plan.run.submission(name), [job.job for job in jobs]
         torn = not complete(facts)
-        useless = torn or segment_failed(plan.run.state(name), submitted_jobs(facts)[:-1])
+        stranded = jobs[0].reason == "DependencyNeverSatisfied" and not set(each.stage.needs) & set(plan.names_to_run)
+        useless = torn or stranded or segment_failed(plan.run.state(name), submitted_jobs(facts)[:-1])
         if facts.get("key") == key_of(plan, each) and set(ids) <= set(submitted_jobs(facts)) and not useless:
             keep[name] = ids
         elif (
