@@ -126,11 +126,7 @@ class Round:
         """What status says must be clear; then `retry`, or `run` again where Slurm lost the release of a job."""
         told = {stage: f"{each['state']}: {each['reason']}" for stage, each in states.items()}
         unclear = [stage for stage, each in states.items() if each["state"] not in CLEAR]
-        broken = {
-            stage: words
-            for stage, words in told.items()
-            if words.startswith(("failed", "interr", "canc", "ended", STRANDED))
-        }
+        broken = {stage: words for stage, words in told.items() if words.startswith(MENDED)}
         if not held and (unclear or not broken or not all(words.partition(": ")[2] for words in broken.values())):
             raise Wrong(f"no clear end: {told}")
         if any(words.startswith("ended") and LOST not in words for words in broken.values()):
