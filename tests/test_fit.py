@@ -277,6 +277,7 @@ def test_a_supposed_length_alone_refuses_nothing(tracer: Tracer) -> None:
     assert any("steps_per_generation" in each.change for each in found.proposals)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("recipe", "gpu", "stage"),
     [

@@ -96,6 +96,7 @@ def three(slurm_root: Path) -> Iterator[Slurm]:
     cluster.down()
 
 
+@pytest.mark.long
 def test_a_dead_node_ends_the_other_and_the_stage_goes_on_elsewhere(
     project: Project, weights: str, three: Slurm
 ) -> None:

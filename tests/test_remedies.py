@@ -57,6 +57,7 @@ def test_more_memory_comes_with_a_new_job_that_the_dependents_wait_for(project: 
     assert again.count("skip") == 4
 
 
+@pytest.mark.long
 def test_the_kernel_kills_for_memory_and_the_stage_comes_back_with_more(project: Project) -> None:
     if not project.slurm.cluster.cgroups:
         pytest.skip("no cgroup v1 here: jobs of the test Slurm may use any memory")
@@ -67,6 +68,7 @@ def test_the_kernel_kills_for_memory_and_the_stage_comes_back_with_more(project:
     assert (remedy.failure, remedy.before, remedy.after) == ("memory", "300M", "450M")
 
 
+@pytest.mark.long
 def test_a_bad_node_is_left_out(project: Project) -> None:
     project.order("node", "sft", ONCE.format("raise OSError(5, 'Input/output error')"))
     project.run("node")
@@ -101,6 +103,7 @@ def test_mistakes_and_recipes_that_say_no_stop_at_once(project: Project) -> None
         project.call("cancel", name)
 
 
+@pytest.mark.long
 def test_a_change_that_does_not_help_ends_in_a_clear_failure(project: Project) -> None:
     project.order("hopeless", "sft", OUT_OF_GPU_MEMORY)
     project.run("hopeless")
@@ -112,6 +115,7 @@ def test_a_change_that_does_not_help_ends_in_a_clear_failure(project: Project) -
     project.call("cancel", "hopeless")
 
 
+@pytest.mark.long
 def test_without_slurm_only_what_helps_here_is_tried(tmp_path: Path, slurm: Slurm) -> None:
     project = Project(tmp_path / "project", slurm)
     project.order("smoke", "sft", ONCE.format(OUT_OF_GPU_MEMORY))

@@ -138,6 +138,7 @@ def test_a_stage_goes_on_exactly(
     assert_same(run, undisturbed, stage)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("stage", "step", "saved"), [("sft", 5, 5), ("grpo", 17, 18)])
 def test_half_the_micro_batch_goes_on_with_the_same_rows(
     undisturbed: RunDir, tmp_path: Path, stage: str, step: int, saved: int
@@ -198,7 +199,8 @@ def pair(prepared: RunDir, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 
 @pytest.mark.parametrize(
-    ("stage", "name", "step", "saved"), [("sft", "SIGTERM", 5, 5), ("sft", "SIGKILL", 7, 4), ("grpo", "SIGTERM", 3, 4)]
+    ("stage", "name", "step", "saved"),
+    [pytest.param("sft", "SIGTERM", 5, 5, marks=pytest.mark.long), ("sft", "SIGKILL", 7, 4), ("grpo", "SIGTERM", 3, 4)],
 )
 def test_two_processes_go_on_exactly(
     pair: RunDir, tmp_path: Path, stage: str, name: str, step: int, saved: int

@@ -133,6 +133,7 @@ def test_an_interrupted_stage_goes_on_exactly(trained: RunDir, tmp_path: Path) -
     assert refused.returncode and "not a complete checkpoint" in refused.stderr
 
 
+@pytest.mark.long
 @pytest.mark.training
 def test_training_ends_early_and_keeps_the_best_weights(trained: RunDir, tmp_path: Path) -> None:
     run = copy(trained, tmp_path)
@@ -155,6 +156,7 @@ def same_weights(one: Path, other: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.long
 @pytest.mark.training
 def test_debug_takes_a_few_steps_and_writes_no_model(trained: RunDir, tmp_path: Path) -> None:
     run = copy(trained, tmp_path)

@@ -178,6 +178,7 @@ def test_after_a_failure_the_other_segments_end_at_once_and_retry_mends_it(proje
     assert set(project.states("bad")) == {"done"}
 
 
+@pytest.mark.long
 @pytest.mark.slurm
 def test_a_remedy_that_takes_a_new_job_takes_new_segments(project: Project) -> None:
     project.order("more", "sft", ONCE.format("raise MemoryError"))
@@ -202,6 +203,7 @@ def test_segments_are_cancelled_together(project: Project) -> None:
     assert len(project.folder("gone").attempts("sft")) == 1
 
 
+@pytest.mark.long
 @pytest.mark.slurm
 @pytest.mark.parametrize("fault", ["sbatch-3-after", "sbatch-4-before", "sbatch-5-after"])
 def test_a_launcher_killed_between_segments_is_gone_on_from(project: Project, tmp_path: Path, fault: str) -> None:

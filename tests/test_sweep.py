@@ -160,7 +160,14 @@ def test_trials_go_in_turn_and_are_compared_although_one_fails(project: Project)
 
 
 @pytest.mark.slurm
-@pytest.mark.parametrize("fault", ["sbatch-6-after", "sbatch-13-after", "scontrol-2-instead"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "sbatch-6-after",
+        pytest.param("sbatch-13-after", marks=pytest.mark.long),
+        pytest.param("scontrol-2-instead", marks=pytest.mark.long),
+    ],
+)
 def test_a_killed_submitter_leaves_nothing_running_and_is_gone_on_from(
     project: Project, tmp_path: Path, fault: str
 ) -> None:
@@ -180,6 +187,7 @@ def test_a_killed_submitter_leaves_nothing_running_and_is_gone_on_from(
     assert {each["attempt"] for run in names for each in project.stages(run).values()} == {1}
 
 
+@pytest.mark.long
 @pytest.mark.slurm
 def test_a_refused_job_takes_all_trials_back(project: Project, tmp_path: Path) -> None:
     names = order(project, "refused")
@@ -221,6 +229,7 @@ def test_more_jobs_than_the_site_takes_are_refused_before_any(project: Project) 
         site.unlink()
 
 
+@pytest.mark.long
 @pytest.mark.slurm
 def test_on_this_machine_a_failed_trial_does_not_stop_the_others(project: Project) -> None:
     names = order(project, "here", fails="preprocess")
