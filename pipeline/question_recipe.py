@@ -47,6 +47,10 @@ def reward_of(recipe: Recipe, stage: str) -> Reward:
     return own or Reward.model_validate({"type": GRADED[task_of(recipe, stage)]})
 
 
+YES_NO_ONLY = ("mode", "engine", "sets", "set_rows", "set_variables")
+"""Keys of an `evaluate` section that ask for what only corr2cause has."""
+
+
 def check_questions(
     recipe: Recipe, sections: Mapping[str, Mapping[str, Any]], kinds: Mapping[str, str]
 ) -> list[UserError]:
@@ -63,6 +67,11 @@ def check_questions(
                 _wrong("data.parts for an unknown stage", name, "data.parts", f"one of {', '.join(kinds)}, dev, test")
             )
     for name, kind in kinds.items():
+        if kind == "evaluate" and ours:
+            asked = [
+                key for key in YES_NO_ONLY if sections[name].get(key) not in (None, [], "generate", "transformers")
+            ]
+            errors += [_wrong(f"{name}.{key} is not for the task", recipe.task, name, "take it out") for key in asked]
         if kind != "grpo":
             continue
         unused = "rewards" if ours else "reward"

@@ -126,3 +126,11 @@ def test_settings_that_do_not_fit_together(overrides: list[str], part: str) -> N
     with pytest.raises((UserError, UserErrors)) as told:
         load_recipe(recipe_file(HOME, "smoke"), overrides)
     assert part in str(told.value)
+
+
+@pytest.mark.parametrize("override", ["evaluate.mode=answer", "evaluate.engine=vllm", "evaluate.sets=[corrected]"])
+def test_what_only_yes_no_questions_have_is_refused_elsewhere(override: str) -> None:
+    key = override.partition("=")[0]
+    load_recipe(recipe_file(HOME, "gsm8k"), ["evaluate.mode=generate", "evaluate.sets=[]"])
+    with pytest.raises((UserError, UserErrors), match=f"{key} is not for the task: 'gsm8k'"):
+        load_recipe(recipe_file(HOME, "gsm8k"), [override])
