@@ -21,7 +21,7 @@ from pipeline.settings import dump_yaml, read_yaml
 
 pytestmark = [pytest.mark.slurm, pytest.mark.training]
 
-STEPS = 600
+STEPS = 300
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ def test_a_killed_body_takes_its_processes_along(root: Path, name: str, resource
 
 
 def test_a_killed_rank_ends_the_others_and_the_stage(root: Path) -> None:
-    run = prepare(write_run(root, "rank", launcher="torchrun", processes=2))
+    run = prepare(write_run(root, "rank", launcher="torchrun", processes=2, remedies=0))
     with at_work(run) as body:
         ranks = below(below(body.pid)[0])
         assert len(ranks) == 2
