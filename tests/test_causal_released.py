@@ -18,6 +18,8 @@ from pipeline.causal.enumeration import EXACT, RELEASED, Slips
 from pipeline.causal.files import Choice, Config
 from pipeline.causal.introsort import argsort
 from pipeline.causal.released import KINDS, Version, satisfiable, splits, verdicts
+from pipeline.causal.solver import answer
+from pipeline.causal.text import read_row
 from pipeline.errors import UserError
 
 HEAD = Path(__file__).parent.parent.parent / "shared/data/corr2cause/train_head_2500.csv"
@@ -76,6 +78,16 @@ def test_twenty_premises_are_impossible() -> None:
     impossible = ~satisfiable(6)[six.unique]
     assert (int(impossible.sum()), len(set(six.unique[impossible].tolist()))) == (1800, 20)
     assert (verdicts(six.take(impossible), EXACT) == 2).all()
+
+
+def test_clean_labels_are_right_where_the_released_premise_is_impossible() -> None:
+    rows = splits("v2", "clean", 6)["test"]
+    six = rows.take(rows.n == 6)
+    odd = six.take(~satisfiable(6)[six.unique])
+    labels = (verdicts(odd, EXACT, clean=True) == 1).astype(int)
+    assert len(odd) and labels.any()
+    for text, label, _, _ in files.texts(odd, labels, Choice("v2", 6, "clean", "default"), "test"):
+        assert (answer(read_row(text)).verdict == "valid") == bool(label), text
 
 
 def test_clean_sets_share_no_class_and_hold_every_one() -> None:

@@ -138,7 +138,7 @@ def _check(choice: Choice) -> None:
 def _write(path: Path, rows: Rows, choice: Choice, split: Split, form: Format) -> tuple[Written, list[str]]:
     """Write one file; what was written, and the lines of its labels that differ from the released ones."""
     three = choice.config == "perturbation_by_paraphrasing"
-    verdict = verdicts(rows, RELEASED if choice.labels == "released" else EXACT)
+    verdict = verdicts(rows, RELEASED if choice.labels == "released" else EXACT, clean=choice.labels == "clean")
     valid = (verdict == ENTAILED).astype(np.int64)
     labels = verdict if three else valid
     save(path, texts(rows, labels, choice, split), form)

@@ -160,17 +160,18 @@ def satisfiable(n: int) -> npt.NDArray[np.bool_]:
     return every
 
 
-def verdicts(rows: Rows, slips: Slips) -> Ints:
+def verdicts(rows: Rows, slips: Slips, *, clean: bool = False) -> Ints:
     """Neutral, entailed or contradicted for each row, with some of the slips of the released generator or none.
 
-    Without the slip of the independences, a premise that no DAG satisfies contradicts every hypothesis.
+    Without the slip of the independences, a released premise that no DAG satisfies contradicts every hypothesis;
+    `clean` says that the rows state the exact independences instead, which a DAG always satisfies.
     """
     found = np.empty(len(rows), dtype=np.int64)
     for n in np.unique(rows.n).tolist():
         own = np.flatnonzero(rows.n == n)
         part = rows.take(own)
         values = _judged(n, slips)[part.unique, part.kind, part.i, part.j]
-        if not slips.descendants:
+        if not slips.descendants and not clean:
             values = np.where(satisfiable(n)[part.unique], values, CONTRADICTED)
         found[own] = values
     return found
