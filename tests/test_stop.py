@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -130,7 +131,9 @@ def test_a_killed_rank_ends_the_others_and_the_stage(root: Path) -> None:
         assert body.wait(120) == 1
         assert not any(alive(pid) for pid in ranks)
     assert run.state("sft")["state"] == "failed"
-    assert "SIGKILL" in run.state("sft")["reason"]
+    assert re.search("SIGKILL|RuntimeError", run.state("sft")["reason"]), (
+        "its own end, or what the other rank saw of it"
+    )
 
 
 CHILD = """\
@@ -187,7 +190,7 @@ def test_a_job_that_comes_back_without_getting_further_fails(root: Path) -> None
     run = prepare(write_run(root, "stalls"))
     for attempt in (1, 2, 3):
         assert run.new_attempt("sft") == attempt
-        run.write_attempt("sft", attempt, job="4242", progress=0)
+        run.write_attempt("sft", attempt, job="4242", progress=0, remedies=0)
     ended = subprocess.run(
         [*BODY, str(run.logs), "sft"], env=environment(SLURM_JOB_ID="4242"), cwd=HOME, capture_output=True, text=True,
         timeout=60, check=False,

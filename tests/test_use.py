@@ -114,7 +114,7 @@ def test_infer_answers_and_the_engine_judges(whole: RunDir) -> None:
 
 
 def test_chat_goes_on_until_the_input_ends(whole: RunDir) -> None:
-    told = verb(whole, "chat", "whole", "base", text="hello\nand then\n\nagain\n")
+    told = verb(whole, "chat", "whole", "base", text="hello\n\nagain\n")
     assert "an empty line starts a new conversation" in told
 
 

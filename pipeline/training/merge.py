@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import NeedsMissing, UserError
+from pipeline.errors import NeedsMissing, PipelineError, UserError
 from pipeline.recipe import Recipe
 from pipeline.records import remove
 from pipeline.run import RunDir
@@ -90,16 +90,21 @@ def _prompts(run: RunDir, recipe: Recipe) -> list[str]:
         return [json.loads(line)["prompt"] for line, _ in zip(file, range(PROMPTS), strict=False)]
 
 
-def main(logs: str, stage: str) -> None:
-    """Merge and say what came of it."""
+def main(logs: str, stage: str) -> int:
+    """Merge and say what came of it; the exit code."""
     run = RunDir.of_logs(Path(logs))
-    merged = merge(run, run.read_resolved()[0], stage)
+    try:
+        merged = merge(run, run.read_resolved()[0], stage)
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     print(f"merged model: {merged.folder}")
     print(
         f"log-probabilities differ by {merged.mean_error:.2e} on average, {merged.largest_error:.2e} at most; "
         f"the same next token after {merged.same_next_token:.0%} of {merged.prompts} prompts"
     )
+    return 0
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))
