@@ -8,6 +8,11 @@ from pipeline.errors import UserError
 from pipeline.recipe import NAME_PATTERN
 
 
+def meeting_file(root: Path, key: str) -> Path:
+    """Where the processes of one launch by hand meet, before all but the first know which run they are of."""
+    return root / "logs" / f".ranks-{key}.json"
+
+
 class RunPaths:
     """The paths of one run: its name, and the folder under which it writes (the project, or the site's output_root)."""
 
