@@ -62,7 +62,8 @@ def result_settings(recipe: Recipe, name: str) -> Tree:
     section = {k: v for k, v in recipe.sections[name].items() if not k.startswith(NOT_IN_RESULTS)}
     settings: Tree = {"task": recipe.task, "seed": recipe.seed, "model": recipe.model.model_dump(), "section": section}
     if KINDS[recipe.stage(name).kind].makes == "dataset":
-        settings["model"] = recipe.model.model_dump(include={"base", "revision", "scratch"})
+        settings["model"] = recipe.model.model_dump(include={"base", "revision", "scratch", "chat_template"})
+        settings["template_stamp"] = source_stamp(recipe.model.chat_template)
         settings["tokenizer_stamp"] = tokenizer_stamp(recipe.model.base)
         settings["data"] = recipe.data.model_dump()
         settings["source_stamp"] = source_stamp(recipe.data.source)

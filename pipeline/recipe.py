@@ -72,12 +72,24 @@ class Grpo(StageSettings):
     num_generations: Annotated[int, Field(ge=2)] = 8
     generation: Generation = "transformers"
     """How completions are made; see docs/performance.md."""
+    generation_gpus: Positive = 1
+    """With `vllm-server`: GPUs of the node that the server has for itself."""
     rewards: Rewards = Rewards()
     """Of the task corr2cause."""
     reward: Reward | None = None
     """Of the other tasks; null: that of the task, 1 for a right answer and 0 for another."""
     guard: Guard | None = Guard()
     checkpoint: Checkpoints = Checkpoints()
+
+    def generation_options(self) -> Tree:
+        """The options of GRPOConfig that `generation` stands for."""
+        match self.generation:
+            case "continuous":
+                return {"use_transformers_continuous_batching": True}
+            case "vllm-colocate" | "vllm-server":
+                return {"use_vllm": True, "vllm_mode": self.generation.removeprefix("vllm-")}
+            case _:
+                return {}
 
     @model_validator(mode="after")
     def _groups(self) -> Grpo:

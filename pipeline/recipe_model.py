@@ -49,7 +49,7 @@ class Model(Section):
     """Branch, tag or commit of a hub model; null: main. `prefetch` pins it to a commit."""
     scratch: ScratchModel | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "bf16"
-    """`auto`: bf16 on GPUs that have it (Ampere and later), fp16 on others, fp32 on a CPU; settled when a run starts."""
+    """`auto`: bf16 on GPUs that have it (Ampere and later), fp16 on others, fp32 on a CPU; settled as a run starts."""
     tf32: bool | Literal["auto"] = False
     """Products of what stays fp32 in 19 bits; `auto`: on GPUs that have bf16."""
     quantization: Literal["none", "nf4"] = "none"

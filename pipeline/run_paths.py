@@ -114,6 +114,10 @@ class RunPaths:
         """JSON lines of a stage's metrics: status, report, guard and planner read them."""
         return self.stage(stage) / "metrics.jsonl"
 
+    def tensorboard(self, stage: str) -> Path:
+        """Folder of a training stage's TensorBoard events."""
+        return self.stage(stage) / "tensorboard"
+
     def checkpoints(self, stage: str) -> Path:
         """Folder of a training stage's checkpoints."""
         return self.stage(stage) / "checkpoints"

@@ -29,7 +29,14 @@ from pipeline.training import joined
 from pipeline.training.launchers import gpus_at_hand
 from pipeline.training.ranks import rank, world_size
 
-OF_RUN = {"--run-name": True, "--model": True, "--replace": False, "--fresh": False, "--dry-run": False, "--json": False}
+OF_RUN = {
+    "--run-name": True,
+    "--model": True,
+    "--replace": False,
+    "--fresh": False,
+    "--dry-run": False,
+    "--json": False,
+}
 """Options of `run` that scripts take as well, and whether a value follows."""
 LAUNCHERS = ("local_rank",)
 """Flags that launchers add themselves."""
@@ -89,12 +96,12 @@ def train(kind: str, words: Sequence[str]) -> int:
         joined.follow(path)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the stage saves, as it does after Ctrl-C
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+    joined.clear_away(path)
     code = _run(kind, words)
-    if code == 0:
-        joined.dismiss()
-    elif path.exists():
+    if path.exists():
         path.unlink()
+    elif code == 0:
+        joined.dismiss()
     return code
 
 

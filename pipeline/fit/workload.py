@@ -84,6 +84,7 @@ def work_of(recipe: Recipe, run: RunDir, stage: str, world: int | None = None) -
     kind, own, resources = recipe.stage(stage).kind, recipe.own(stage), recipe.resources[stage]
     processes = world or resources.nodes * (resources.processes or max(1, resources.gpus))
     options = recipe.trainer_options(stage) if KINDS[kind].makes == "model" else {}
+    options |= own.generation_options() if kind == "grpo" else {}
     lengths = _lengths(recipe, run, stage, kind, options)
     if kind == "evaluate":
         rows = (recipe.data.rows.get("test") or RELEASED_TEST) * (1 + len(recipe.training_stages()))

@@ -5,6 +5,7 @@ python -m pipeline.stages.grpo logs/tiny grpo
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pipeline.recipe import Grpo, Recipe
 from pipeline.rewards.sandbox import require_sandbox
 from pipeline.run import RunDir
 from pipeline.training.ranks import redirect_output
+from pipeline.training.served import GROUP_PORT, URL
 from pipeline.training.stop import StopFlag
 
 
@@ -31,9 +33,8 @@ def main(logs: Path, stage: str) -> None:
     from pipeline.training.callbacks import HealthCallback, MetricsCallback
     from pipeline.training.model_card import write_card
     from pipeline.training.models import (
+        load_base_tokenizer,
         load_for_training,
-        load_tokenizer,
-        revision_of,
         set_end_of_turn,
         starting_model,
     )
@@ -45,7 +46,7 @@ def main(logs: Path, stage: str) -> None:
     own: Grpo = recipe.own(stage)
     require_sandbox([task_of(recipe, stage)])
     source = starting_model(recipe, run, stage)
-    tokenizer = load_tokenizer(source, revision_of(source, recipe.model))
+    tokenizer = load_base_tokenizer(source, recipe.model)
     set_seed(recipe.seed)  # new adapters begin with random weights
     model = load_for_training(source, recipe.model)
     set_end_of_turn(model, tokenizer)
@@ -105,6 +106,9 @@ def grpo_arguments(recipe: Recipe, run: RunDir, stage: str) -> Any:
     common = common_arguments(recipe, run, stage, own.global_batch_size, own.micro_batch_size)
     weights = reward_weights(recipe, stage)
     options = {"num_generations": own.num_generations, "reward_weights": weights, **recipe.trainer_options(stage)}
+    options |= own.generation_options()
+    if URL in os.environ:
+        options |= {"vllm_server_base_url": os.environ[URL], "vllm_group_port": int(os.environ[GROUP_PORT])}
     revision = revision_of(starting_model(recipe, run, stage), recipe.model)
     if revision is not None:  # the trainer loads the reference model by its name, anew
         options["model_init_kwargs"] = {"revision": revision, **(options.get("model_init_kwargs") or {})}

@@ -62,6 +62,7 @@ def main(logs: Path, stage: str) -> None:
             draft.rename(folder)
     for name in sft_stages(recipe):
         check_stage_lengths(recipe, folder, name)
+    check_context(recipe, folder)
     if recipe.model.scratch:
         remove([run.model("base")])
         shutil.copytree(folder / SCRATCH, run.model("base"))
@@ -72,7 +73,7 @@ def main(logs: Path, stage: str) -> None:
 
 def make_dataset(recipe: Recipe, folder: Path) -> None:
     """Write the rows of every part, the token ids of SFT stages, the summary, and the scratch model if there is one."""
-    from pipeline.training.models import end_of_turn, load_tokenizer
+    from pipeline.training.models import end_of_turn, load_base_tokenizer
 
     os.environ["TOKENIZERS_PARALLELISM"] = "true"  # the job body turns it off, for processes that fork; none does here
     started = time.monotonic()
@@ -83,7 +84,7 @@ def make_dataset(recipe: Recipe, folder: Path) -> None:
     if recipe.model.scratch:
         make_scratch(recipe, folder / SCRATCH, parts, completions)
     source = str(folder / SCRATCH) if recipe.model.scratch else str(recipe.model.base)
-    tokenizer = load_tokenizer(source, recipe.model.revision)
+    tokenizer = load_base_tokenizer(source, recipe.model)
     for name in completions:
         write_tokens(recipe, folder, name, parts.rows[name], completions[name], tokenizer, end_of_turn(tokenizer))
     for name in parts.rows.keys() - completions.keys():
@@ -152,6 +153,17 @@ def check_stage_lengths(recipe: Recipe, folder: Path, name: str) -> None:
     options = recipe.trainer_options(name)
     limit = options["max_length"] if "max_length" in options else option_default("sft", "max_length")
     check_lengths(token_counts(folder / f"{name}.arrow"), limit, f"{name}.max_length")
+
+
+def check_context(recipe: Recipe, folder: Path) -> None:
+    """Raise UserError for rows that are longer than what the model was made for."""
+    from pipeline.training.encode import check_lengths, token_counts
+    from pipeline.training.models import context_length
+
+    source = str(folder / SCRATCH) if recipe.model.scratch else str(recipe.model.base)
+    context = context_length(source, recipe.model)
+    for name in sft_stages(recipe):
+        check_lengths(token_counts(folder / f"{name}.arrow"), context, f"{name} (the context of model.base)")
 
 
 def write_summary(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import dag
+from pipeline.fit.cards import known_card
 from pipeline.recipe import Recipe, Sft
 from pipeline.run import RunDir
 from pipeline.training.ranks import redirect_output
@@ -30,21 +31,21 @@ def main(logs: Path, stage: str) -> None:
     from pipeline.training.encode import check_lengths, token_counts
     from pipeline.training.model_card import write_card
     from pipeline.training.models import (
+        load_base_tokenizer,
         load_for_training,
-        load_tokenizer,
-        revision_of,
         set_end_of_turn,
         starting_model,
     )
     from pipeline.training.muon import muon_with_adamw
     from pipeline.training.resume import CheckpointCallback
+    from pipeline.training.throughput import ThroughputCallback
     from pipeline.training.tracking import track
 
     run = RunDir.of_logs(logs)
     recipe, _ = run.read_resolved()
     own: Sft = recipe.own(stage)
     source = starting_model(recipe, run, stage)
-    tokenizer = load_tokenizer(source, revision_of(source, recipe.model))
+    tokenizer = load_base_tokenizer(source, recipe.model)
     set_seed(recipe.seed)  # new adapters begin with random weights
     model = load_for_training(source, recipe.model)
     set_end_of_turn(model, tokenizer)
@@ -64,12 +65,21 @@ def main(logs: Path, stage: str) -> None:
     )
     cast_adapters(trainer.model)
     track(trainer, recipe, run, stage, dag.build(recipe, run)[stage].fingerprint)
+    trainer.add_callback(ThroughputCallback(trainer, peak_tflops()))
     saver = CheckpointCallback(recipe, run, stage, trainer, stop, (health,))
     trainer.add_callback(saver)
     saver.train()
     save_model(trainer, tokenizer, run.model(stage))
     if trainer.accelerator.is_main_process:
         write_card(run, recipe, stage, source, run.model(stage))
+
+
+def peak_tflops() -> float:
+    """What this process's GPU can do in 16 bit, in TFLOP/s; 0 where that is not known."""
+    import torch
+
+    card = known_card(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    return card.tflops if card else 0.0
 
 
 def sft_arguments(recipe: Recipe, run: RunDir, stage: str) -> Any:

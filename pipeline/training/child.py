@@ -78,6 +78,13 @@ class Child:
             return STOPPED_CODE, self._told() + (f" {stopped['progress']}" if stopped else "")
         return (0, "") if code == 0 else (code if code in (2, 3) else 1, failure(code, last_words))
 
+    def kill(self, reason: str) -> None:
+        """End the processes at once, as what they need is gone."""
+        print(reason, flush=True)
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
     def _give_way(self, group: int, successor: Path, over: threading.Event) -> None:
         while not over.wait(LOOK):
             if successor.exists():

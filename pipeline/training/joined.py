@@ -23,6 +23,7 @@ MEETING = "RLC_MEETING"
 NEEDED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 OF_LAUNCHERS = ("TORCHELASTIC_", "GROUP_", "ROLE_", "CROSS_", "ACCELERATE_")
 POLL_SECONDS = 0.2
+DAY = 86400.0
 SKEW_SECONDS = 60.0
 """How far the clocks of two nodes may differ: what is older than this process by more is of an earlier launch."""
 
@@ -61,21 +62,23 @@ def overrides(recipe: Recipe, stage: str, gpus: int) -> list[str]:
             f"{place}.gpus={min(gpus, world_size())}"]  # fmt: skip
 
 
-def announce(home: Path, logs: Path, stage: str, attempt: Path) -> None:
+def announce(home: Path, logs: Path, stage: str, environment: Mapping[str, str]) -> None:
     """Let the other processes begin their ranks of an attempt, with the code in `home`."""
-    facts = {"home": str(home), "logs": str(logs), "stage": stage, "attempt": str(attempt)}
-    write_json(Path(os.environ[MEETING]), {**facts, "variables": _of_the_run()})
-
-
-def _of_the_run() -> dict[str, str]:
-    return {name: os.environ[name] for name in ("RLC_HOME", "RLC_CODE", "RLC_RUN_LOGS") if name in os.environ}
+    variables = {name: value for name, value in environment.items() if name.startswith("RLC_") and name != MEETING}
+    facts = {"home": str(home), "logs": str(logs), "stage": stage}
+    write_json(Path(os.environ[MEETING]), {**facts, "variables": variables})
 
 
 def dismiss() -> None:
-    """Let the other processes end, when there is nothing for them to do."""
-    path = Path(os.environ[MEETING])
-    if not path.exists():
-        write_json(path, {"logs": None})
+    """Let the other processes end, when there is nothing for them to do; the file stays for those yet to start."""
+    write_json(Path(os.environ[MEETING]), {"logs": None})
+
+
+def clear_away(path: Path) -> None:
+    """Delete what earlier launches left where this one meets."""
+    for old in path.parent.glob(".ranks-*.json"):
+        if old == path or old.stat().st_mtime < time.time() - DAY:
+            old.unlink(missing_ok=True)
 
 
 def wait(path: Path, since: float) -> dict[str, Any]:
@@ -97,7 +100,7 @@ def follow(path: Path) -> NoReturn:
     if said["logs"] is None:
         raise SystemExit(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    environment = {**os.environ, **said["variables"], MEETING: str(path), "RLC_ATTEMPT_DIR": said["attempt"]}
+    environment = {**os.environ, **said["variables"], MEETING: str(path)}
     script = str(Path(said["home"]) / "slurm" / "stage.sh")
     os.execvpe("bash", ["bash", script, said["logs"], said["stage"]], environment)
 

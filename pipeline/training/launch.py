@@ -33,6 +33,7 @@ from pipeline.training.own_job import why_stopped
 from pipeline.training.ranks import die_with_parent
 from pipeline.training.requeue import progress, refuse_stalling, requeue
 from pipeline.training.segments import failure_before
+from pipeline.training.served import serving
 from pipeline.training.stop import STOPPED_CODE
 
 HAND_OVER_SECONDS = 120.0
@@ -175,9 +176,12 @@ def work(run: RunDir, recipe: Recipe, stage: Stage, child: Child, attempt: int) 
     command = launch_command(stage, run.logs, resources, count, started=started)
     environment = process_environment(count, log.parent, debug=resources.debug, group=started)
     successor = run.next_attempt(stage.name, attempt)
-    if started:
-        joined.announce(HOME, run.logs, stage.name, log.parent)
-    code, reason = child.run(command, environment, log, successor, alone=resources.launcher == "none")
+    beside = serving(recipe, run, stage.name, environment, log.with_name("generation.out"), child.kill)
+    with beside as (environment, server):
+        if started:
+            joined.announce(HOME, run.logs, stage.name, environment)
+        code, reason = child.run(command, environment, log, successor, alone=resources.launcher == "none")
+    reason = server.failure if server and server.failure else reason
     if code == 0 and not successor.exists():
         run.mark_done(stage.name, stage.fingerprint, list(stage.outputs))
         remove([run.checkpoints(stage.name)])

@@ -43,9 +43,7 @@ def processes(resources: Resources, gpus: int) -> int:
     return resources.processes or max(1, min(gpus, resources.gpus) or gpus)
 
 
-def launch_command(
-    stage: Stage, logs: Path, resources: Resources, count: int, *, started: bool = False
-) -> list[str]:
+def launch_command(stage: Stage, logs: Path, resources: Resources, count: int, *, started: bool = False) -> list[str]:
     """The command line that starts a stage's processes with the launcher of its resources: `count` on each node.
 
     Of processes that a launcher `started` already, it is that of one. DeepSpeed's own launcher kills the ranks at SIGTERM, before they can save; torchrun starts them as well.
