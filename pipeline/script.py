@@ -1,4 +1,4 @@
-"""Training scripts as they are started by hand: `[LAUNCHER] scripts/train_sft.py FILE --flat_key value section.key=value`.
+"""Training scripts as they are started by hand: `[LAUNCHER] scripts/train_sft.py FILE --flat_key value a.key=value`.
 
 Flat keys become keys of the recipe; a line on standard error shows the new spelling. Below torchrun, accelerate or
 deepspeed the first process runs the stage, the others are its ranks.

@@ -10,7 +10,7 @@ from pipeline import dag
 from pipeline.errors import UserError
 from pipeline.fit.architecture import Architecture, architecture_of
 from pipeline.fit.step import Step
-from pipeline.recipe import KINDS, Recipe
+from pipeline.recipe import KINDS, Model, Recipe
 from pipeline.run import RunDir
 from pipeline.trainer_options import option_default
 from pipeline.training.batch import Batch, derive
@@ -169,11 +169,16 @@ def generated_at_once(work: Work, micro: int) -> int:
     return work.batch(micro).micro * int(steps) if steps else work.global_batch // work.world
 
 
+def _told(model: Model) -> Literal["fp32", "bf16", "fp16"]:
+    """The precision, which is settled or assumed where steps are predicted."""
+    return "bf16" if model.precision == "auto" else model.precision
+
+
 def _model_step(recipe: Recipe, work: Work) -> Step:
     model, lora = recipe.model, recipe.model.lora
     targets = lora.target_modules if lora else "all-linear"
     return Step(
-        config=work.architecture.config, rows=1, tokens=1, precision=model.precision, quantization=model.quantization,
+        config=work.architecture.config, rows=1, tokens=1, precision=_told(model), quantization=model.quantization,
         attention="eager" if model.attention == "eager" else "sdpa", rank=lora.r if lora else 0,
         targets=targets if isinstance(targets, str) else tuple(targets), dropout=lora.dropout if lora else 0.0,
     )  # fmt: skip

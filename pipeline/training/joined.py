@@ -84,7 +84,7 @@ def clear_away(path: Path) -> None:
 def wait(path: Path, since: float) -> dict[str, Any]:
     """What the first process says once it has said it; `since` is when this process began (time.time())."""
     while True:
-        said = read_json(path)
+        said: dict[str, Any] | None = read_json(path)
         if said is not None and path.stat().st_mtime > since - SKEW_SECONDS:
             return said
         time.sleep(POLL_SECONDS)

@@ -46,7 +46,8 @@ def processes(resources: Resources, gpus: int) -> int:
 def launch_command(stage: Stage, logs: Path, resources: Resources, count: int, *, started: bool = False) -> list[str]:
     """The command line that starts a stage's processes with the launcher of its resources: `count` on each node.
 
-    Of processes that a launcher `started` already, it is that of one. DeepSpeed's own launcher kills the ranks at SIGTERM, before they can save; torchrun starts them as well.
+    Of processes that a launcher `started` already, it is that of one. DeepSpeed's own launcher kills the ranks at
+    SIGTERM, before they can save; torchrun starts them as well.
     """
     work = [stage.module, str(logs), stage.name]
     if started:

@@ -52,7 +52,7 @@ def server_command(recipe: Recipe, run: RunDir, stage: str, port: int) -> list[s
 
 
 def share_gpus(own: Grpo, stage: str) -> tuple[str, str]:
-    """CUDA_VISIBLE_DEVICES of the training processes and of the server. Raises UserError when no GPU is left to train."""
+    """CUDA_VISIBLE_DEVICES of the training processes and of the server. Raises UserError when none is left to train."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     gpus = listed.split(",") if listed else [str(index) for index in range(gpus_at_hand())]
     if len(gpus) <= own.generation_gpus:

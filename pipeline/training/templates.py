@@ -12,7 +12,7 @@ _HEADED = "{%% for m in messages %%}%s{%% endfor %%}{%% if add_generation_prompt
 TEMPLATES = {
     "chatml": _HEADED % ("<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n", "<|im_start|>assistant\n"),
     "llama2": (
-        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('put the system text into the user turn') }}"
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('system text goes into the user turn') }}"
         "{% elif m.role == 'user' %}{{ bos_token }}[INST] {{ m.content }} [/INST]"
         "{% else %} {{ m.content }} {{ eos_token }}{% endif %}{% endfor %}"
     ),

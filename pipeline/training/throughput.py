@@ -43,12 +43,9 @@ def flops_per_token(model: Any) -> int:
     """
     total = 0
     for module in model.modules():
-        shape = (getattr(module, "in_features", None), getattr(module, "out_features", None))
-        weight = getattr(module, "weight", None)
-        if None in shape or not hasattr(weight, "requires_grad") or hasattr(module, "base_layer"):
-            continue
-        total += int(shape[0]) * int(shape[1]) * (6 if weight.requires_grad else 4)
-    return total
+        if hasattr(module, "in_features") and hasattr(module, "weight") and not hasattr(module, "base_layer"):
+            total += module.in_features * module.out_features * (6 if module.weight.requires_grad else 4)
+    return int(total)
 
 
 class ThroughputCallback(TrainerCallback):  # type: ignore[misc]
