@@ -105,11 +105,17 @@ def _smaller(predictor: Predictor, recipe: Recipe, work: Work, change: str) -> P
         fewer = _fewer_completions(predictor, recipe, work, change)
         if fewer is not None:
             return fewer
-    key = "max_length" if work.kind == "sft" else "max_completion_length"
-    longest = work.lengths.longest if work.kind == "sft" else work.new_tokens
+    if work.kind == "contrastive" and recipe.own(work.name).forward == "batched":
+        apart = _one_after_the_other(recipe, work.name)
+        choice = choose(predictor, apart, work)
+        if choice.fits:
+            told = f"{work.name}.forward=separate"
+            return Proposal(" ".join(filter(None, [change, told])), choice.memory)
+    key = {"sft": f"{work.name}.max_length", "contrastive": "triplets.max_length"}.get(work.kind, "")
+    longest = work.lengths.longest if key else work.new_tokens
 
     def cut(tokens: int) -> Work:
-        return shorter(work, tokens) if work.kind == "sft" else replace(work, new_tokens=tokens)
+        return shorter(work, tokens) if key else replace(work, new_tokens=tokens)
 
     lengths = list(range((longest - 1) // LENGTH_STEP * LENGTH_STEP, SHORTEST - 1, -LENGTH_STEP))
     least = settings(work)[-1]
@@ -117,7 +123,13 @@ def _smaller(predictor: Predictor, recipe: Recipe, work: Work, change: str) -> P
     found = first_fitting(lengths, lambda tokens: predictor.stage(recipe, cut(tokens), least).fits(_card(card)))
     if found is None:
         return None
-    return _proposal(predictor, recipe, cut(found), change, f"{work.name}.{key}={found}")
+    return _proposal(predictor, recipe, cut(found), change, f"{key or f'{work.name}.max_completion_length'}={found}")
+
+
+def _one_after_the_other(recipe: Recipe, stage: str) -> Recipe:
+    """The recipe with a pass of its own for each text of a triplet."""
+    section = {**recipe.sections[stage], "forward": "separate"}
+    return recipe.model_copy(update={"sections": {**recipe.sections, stage: section}})
 
 
 def _fewer_completions(predictor: Predictor, recipe: Recipe, work: Work, change: str) -> Proposal | None:

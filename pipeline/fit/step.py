@@ -42,6 +42,10 @@ class Step:
     loss: str = "fused"
     """`fused` (TRL's head without logits), `full` (all logits), or parts of the sequence one after the other: eager11,
     compiled08 (two digits, the number of parts)."""
+    passes: int = 1
+    """Passes through the model whose graphs all live until the backward pass."""
+    outputs: int = 0
+    """Tokens at the end of each row that logits are made of, whatever `loss` says; 0: all."""
     padded: bool = False
     """Whether rows of different length stand together, so that attention takes a mask."""
     upcast: bool = False

@@ -11,6 +11,7 @@ from pipeline.errors import UserError
 from pipeline.fit.architecture import Architecture, architecture_of
 from pipeline.fit.step import Step
 from pipeline.recipe import KINDS, Model, Recipe
+from pipeline.recipe_contrastive import PARTS, Triplets
 from pipeline.run import RunDir
 from pipeline.trainer_options import option_default
 from pipeline.training.batch import Batch, derive
@@ -29,6 +30,8 @@ MEAN = {"train": 0.22, "test": 0.55}
 """Mean length over the longest."""
 CHARACTERS = 3.4
 """Characters a token of today's vocabularies, on Corr2Cause text."""
+OUTPUTS = 128
+"""Tokens of the longest answer of a triplet, supposed."""
 RELEASED_TEST = 1162
 """Rows of the released test set."""
 
@@ -49,6 +52,7 @@ class Work:
 
     name: str
     kind: str
+    """sft, grpo, contrastive, or evaluate for every stage that only generates."""
     architecture: Architecture
     world: int
     micro: int
@@ -82,8 +86,9 @@ def work_of(recipe: Recipe, run: RunDir, stage: str, world: int | None = None) -
             do="give model.base a local folder with its config.json, or add it there",
         )  # fmt: skip
     kind, own, resources = recipe.stage(stage).kind, recipe.own(stage), recipe.resources[stage]
+    kind = "evaluate" if kind == "robustness" else kind
     processes = world or resources.nodes * (resources.processes or max(1, resources.gpus))
-    options = recipe.trainer_options(stage) if KINDS[kind].makes == "model" else {}
+    options = recipe.trainer_options(stage) if kind != "evaluate" else {}
     options |= own.generation_options() if kind == "grpo" else {}
     lengths = _lengths(recipe, run, stage, kind, options)
     if kind == "evaluate":
@@ -104,13 +109,35 @@ def _rows(recipe: Recipe, stage: str, kind: str, options: dict[str, Any], batch:
     """Rows that training goes through; for GRPO completions."""
     if int(options.get("max_steps", -1)) > 0:
         return int(options["max_steps"]) * batch
-    each = recipe.own(stage).num_generations if kind == "grpo" else 1
-    rows = recipe.data.rows.get(stage) or 10_000
-    return int(rows * each * float(options.get("num_train_epochs", 3.0 if kind == "sft" else 1.0)))
+    if kind == "contrastive":
+        each, rows = parts_of(recipe, stage), _triplets(recipe)
+    else:
+        each = recipe.own(stage).num_generations if kind == "grpo" else 1
+        rows = recipe.data.rows.get(stage) or 10_000
+    return int(rows * each * float(options.get("num_train_epochs", 1.0 if kind == "grpo" else 3.0)))
+
+
+def parts_of(recipe: Recipe, stage: str) -> int:
+    """Texts of a triplet that a contrastive stage puts through the model."""
+    loss = recipe.own(stage).loss
+    return len(PARTS) if loss.contrasts else len(loss.task_inputs)
+
+
+def _triplets_section(recipe: Recipe) -> Triplets:
+    name = next(entry.name for entry in recipe.stages if entry.kind == "triplets")
+    own: Triplets = recipe.own(name)
+    return own
+
+
+def _triplets(recipe: Recipe) -> int:
+    return _triplets_section(recipe).generated.train if recipe.data.source == "generated" else 10_000
 
 
 def _lengths(recipe: Recipe, run: RunDir, stage: str, kind: str, options: dict[str, Any]) -> Lengths:
     limit = int(options.get("max_length") or option_default("sft", "max_length")) if kind == "sft" else None
+    if any(entry.kind == "triplets" for entry in recipe.stages):
+        most = _triplets_section(recipe).max_length
+        return Lengths(most, MEAN["test"] * most, known=False)
     if kind == "sft":
         counted = _counted(recipe, run, stage)
         longest = limit or prompt_tokens(recipe, "train")
@@ -148,6 +175,10 @@ def training_step(recipe: Recipe, work: Work, micro: int, checkpointing: bool) -
     alone = work.batch(micro).accumulation == 1
     packs = bool(options.get("packing") or options.get("padding_free"))
     step = replace(_model_step(recipe, work), rows=work.batch(micro).micro, tokens=work.lengths.longest)
+    if work.kind == "contrastive":
+        parts, batched = parts_of(recipe, work.name), recipe.own(work.name).forward == "batched"
+        step = replace(step, rows=step.rows * (parts if batched else 1), passes=1 if batched else parts,
+                       outputs=min(OUTPUTS, step.tokens - 1))  # fmt: skip
     return replace(
         step, tokens=step.tokens + work.new_tokens, checkpointing=checkpointing, accumulates=not alone,
         optimizer=str(options.get("optim", "adamw_torch_fused")), autocast=model.precision != "fp32",
