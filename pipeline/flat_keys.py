@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.recipe import KINDS
 from pipeline.settings import Tree, collect, merge, nearest, parse_yaml
 from pipeline.trainer_options import RENAMED, RESERVED, trainer_options
 
@@ -156,7 +157,7 @@ def _translate_key(made: Translated, key: str, value: Any, kind: str, stage: str
         made.changes[places[key].format(stage=stage)] = value
     elif key in DROPPED:
         made.dropped[key] = DROPPED[key]
-    elif key in trainer_options(kind) and key not in RESERVED and key not in RENAMED:
+    elif key in KINDS[kind].model_fields or (key in trainer_options(kind) and key not in (*RESERVED, *RENAMED)):
         made.changes[f"{stage}.{key}"] = value
     else:
         known = {*places, *_SPECIAL, *DROPPED, *trainer_options(kind)} - {"bf16_full_eval", "fp16_full_eval"}

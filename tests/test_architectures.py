@@ -99,9 +99,7 @@ def base(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
     scratch.save_scratch(ScratchModel.model_validate(made), [*MESSAGES, *COMPLETIONS], folder, seed=1)
     tokenizer = load_tokenizer(folder)
     tokenizer.add_special_tokens({"additional_special_tokens": list(family.tokens)})
-    tokenizer.bos_token = (
-        family.tokens[0] if family.template.startswith(("{{ bos", "{% for m in messages %}{% if")) else None
-    )
+    tokenizer.bos_token = family.tokens[0] if "bos_token" in family.template else None
     tokenizer.chat_template = family.template
     tokenizer.save_pretrained(folder)
     resized(folder, len(tokenizer))

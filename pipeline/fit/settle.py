@@ -43,5 +43,5 @@ def check_targets(recipe: Recipe) -> None:
         if target not in modules:
             raise UserError(
                 f"LoRA target {target} matches no module of", value=base, where="model.lora.target_modules",
-                do=f"{nearest(target, modules)}; its layers have {', '.join(architecture.linears)}",
+                do=f"{nearest(target, modules)} its layers have {', '.join(architecture.linears)}",
             )  # fmt: skip

@@ -73,7 +73,7 @@ def check_served(recipe: Recipe) -> None:
         if resources.nodes > 1 or training < 1 or resources.processes != training:
             raise UserError(
                 f"generation vllm-server shares the {resources.gpus} GPUs of one node with processes that train, not",
-                value=resources.processes, where=f"resources.{name}.processes",
+                value=resources.processes or "one a GPU", where=f"resources.{name}.processes",
                 do=f"set it to gpus less generation_gpus ({max(1, training)}), nodes to 1, launcher to torchrun",
             )  # fmt: skip
 
