@@ -29,7 +29,7 @@ def main(logs: Path, stage: str) -> None:
 
     from pipeline.stages.guard import GuardCallback
     from pipeline.stages.rows import prompt_dataset, read_rows
-    from pipeline.training.arguments import cast_adapters, save_model
+    from pipeline.training.arguments import cast_adapters, keep_adapters, save_model
     from pipeline.training.callbacks import HealthCallback, MetricsCallback
     from pipeline.training.model_card import write_card
     from pipeline.training.models import (
@@ -63,6 +63,8 @@ def main(logs: Path, stage: str) -> None:
         callbacks=[MetricsCallback(run, stage), health],
     )
     cast_adapters(trainer.model)
+    if own.generation == "continuous":
+        keep_adapters(trainer)
     guard = None
     if own.guard is not None:
         guard = GuardCallback(run, stage, own.guard, health, trainer, tokenizer, read_rows(data / "dev.jsonl"))

@@ -67,6 +67,21 @@ def cast_adapters(model: Any) -> None:
             parameter.data = parameter.data.to(torch.float32)
 
 
+def keep_adapters(trainer: Any) -> None:
+    """Let trained weights be after a generation what they were before: continuous batching in TRL 1.16 makes the whole
+    policy 16-bit for it, and leaves it so."""
+    generate = trainer._generate_single_turn
+
+    def keeping(*arguments: Any, **options: Any) -> Any:
+        kept = [(parameter, parameter.data) for parameter in trainer.model.parameters() if parameter.requires_grad]
+        made = generate(*arguments, **options)
+        for parameter, data in kept:
+            parameter.data = data
+        return made
+
+    trainer._generate_single_turn = keeping
+
+
 def save_model(trainer: Any, tokenizer: Any, folder: Path) -> None:
     """Save the model (adapter only, where there is one) and the tokenizer; the first process writes."""
     if trainer.accelerator.is_main_process:
