@@ -37,7 +37,10 @@ from pipeline import dag  # noqa: E402
 from pipeline.load import build_recipe  # noqa: E402
 from pipeline.run import RunDir  # noqa: E402
 
-STAGE = {"stage": {"train_sampling_strategy": "group_by_length"}, "padding-free": {"padding_free": True}}
+STAGE: dict[str, dict[str, Any]] = {
+    "stage": {"train_sampling_strategy": "group_by_length"},
+    "padding-free": {"padding_free": True},
+}
 BATCH = 8
 
 
@@ -45,9 +48,10 @@ def prepare(root: Path, given: argparse.Namespace) -> None:
     """A run for each way of the stage, the rows made once."""
     for way, more in STAGE.items():
         sizes = {"hidden_size": given.hidden, "intermediate_size": 3 * given.hidden, "num_hidden_layers": given.layers}
-        scratch = {**sizes, "max_position_embeddings": 8192, "tokenizer": {"vocab_size": 4096, "split": "word"}}  # fmt: skip
-        section = {"global_batch_size": BATCH, "micro_batch_size": BATCH, "num_train_epochs": 1, "learning_rate": 1e-4,
-                   "max_length": None, "logging_steps": 10, **more}  # fmt: skip
+        tokenizer = {"vocab_size": 4096, "split": "word"}
+        scratch = {**sizes, "max_position_embeddings": 8192, "tokenizer": tokenizer}
+        batch = {"global_batch_size": BATCH, "micro_batch_size": BATCH, "max_length": None}
+        section: dict[str, Any] = {**batch, "num_train_epochs": 1, "learning_rate": 1e-4, "logging_steps": 10, **more}
         tree = {
             "stages": ["preprocess", "sft"], "model": {"scratch": scratch, "precision": "fp32"}, "sft": section,
             "data": {"min_variables": 6, "max_variables": 6, "rows": {"sft": given.rows, "dev": 8, "test": 8}},

@@ -34,6 +34,7 @@ class Project:
     def __init__(self, home: Path) -> None:
         self.home = copy_project(home)
         self.env = {name: value for name, value in os.environ.items() if name not in GROUP}
+        self.env.pop("WANDB_MODE", None)
         self.env |= {
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
@@ -63,7 +64,9 @@ class Project:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The copy, with rows and a random model made by the run `alone`, whose sft stage one process trained."""
     made = Project(tmp_path_factory.mktemp("launchers") / "project")
-    made.call("python", "scripts/train_sft.py", "smoke", *SHORT, "--micro_batch_size", "8", "--run-name", "alone")
+    tracked = ["tracking.report_to=[tensorboard, wandb]", "tracking.mode=disabled", "sft.logging_steps=2"]
+    words = ["smoke", *SHORT, *tracked, "--micro_batch_size", "8", "--run-name", "alone"]
+    made.call("python", "scripts/train_sft.py", *words)
     return made
 
 
@@ -100,6 +103,21 @@ def test_torchrun_gives_what_one_process_with_accumulation_gives(project: Projec
     [left] = (project.home / "logs").glob(".ranks-*")
     assert json.loads(left.read_text()) == {"logs": None}
     left.unlink()
+
+
+def test_a_stage_tells_its_speed_to_tensorboard_too(project: Project) -> None:
+    """The events stay when the checkpoints go; a disabled W&B leaves nothing."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = project.run("alone")
+    lines = [line for line in run.read_metrics("sft") if "tokens_per_second" in line]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert all(0 < line["useful_tokens_per_second"] <= line["tokens_per_second"] for line in lines)
+    assert all(line["samples_per_second"] > 0 and line["tflops"] > 0 for line in lines)
+    events = EventAccumulator(str(run.tensorboard("sft")))
+    events.Reload()
+    assert [each.step for each in events.Scalars("train/useful_tokens_per_second")] == [2, 4]
+    assert not run.checkpoints("sft").exists() and not (run.stage("sft") / "wandb").exists()
 
 
 @pytest.mark.long

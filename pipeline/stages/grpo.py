@@ -6,7 +6,6 @@ python -m pipeline.stages.grpo logs/tiny grpo
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from pipeline.question_recipe import reward_of, task_of
 from pipeline.recipe import Grpo, Recipe
 from pipeline.rewards.sandbox import require_sandbox
 from pipeline.run import RunDir
+from pipeline.training.entry import run_stage
 from pipeline.training.ranks import redirect_output
 from pipeline.training.served import GROUP_PORT, URL
 from pipeline.training.stop import StopFlag
@@ -118,4 +118,4 @@ def grpo_arguments(recipe: Recipe, run: RunDir, stage: str) -> Any:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    run_stage(main)

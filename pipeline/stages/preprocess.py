@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from itertools import tee
@@ -28,6 +27,7 @@ from pipeline.stages.rows import write_rows
 from pipeline.tasks.questions import Questions, load_questions
 from pipeline.tasks.rows import Parts, load_rows
 from pipeline.trainer_options import option_default
+from pipeline.training.entry import run_stage
 
 SCRATCH = "base"
 """Folder of the scratch model within the processed data set: its tokenizer made the tokens."""
@@ -178,4 +178,4 @@ def write_summary(
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    run_stage(main)

@@ -6,7 +6,6 @@ torchrun --nproc-per-node=2 -m pipeline.stages.sft logs/phi3 sft
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from pipeline import dag
 from pipeline.fit.cards import known_card
 from pipeline.recipe import Recipe, Sft
 from pipeline.run import RunDir
+from pipeline.training.entry import run_stage
 from pipeline.training.ranks import redirect_output
 from pipeline.training.stop import StopFlag
 
@@ -94,4 +94,4 @@ def sft_arguments(recipe: Recipe, run: RunDir, stage: str) -> Any:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    run_stage(main)

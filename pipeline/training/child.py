@@ -20,8 +20,8 @@ from pipeline.training.stop import STOP_FILE, STOPPED_CODE, STOPPED_FILE
 LOOK = 2.0
 """Seconds between looks whether a later attempt has begun."""
 WORD = re.compile(rb"\w")
-ERROR = re.compile(rb"(\[rank\d+\]: )?([a-zA-Z_]\w*\.)*\w*(Error|Exception): \S")
-"""The last line of a traceback, with the rank where torch names it."""
+ERROR = re.compile(rb"(\[rank\d+\]: )?(error|([a-zA-Z_]\w*\.)*\w*(Error|Exception)): \S")
+"""The last line of a traceback, with the rank where torch names it; or an error of ours, which has none."""
 ASKED = (signal.SIGTERM, signal.SIGINT)
 """Signals after which nothing that a stage has not saved is waited for; SIGUSR1 only asks to save in time."""
 
