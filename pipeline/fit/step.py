@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from pipeline.training.peaks import versions
 
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "auto": 2}
+"""Of one number; `auto` is 16-bit on every GPU."""
 
 
 @dataclass(frozen=True)
