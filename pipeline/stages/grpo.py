@@ -6,10 +6,12 @@ python -m pipeline.stages.grpo logs/tiny grpo
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import dag
+from pipeline.errors import UserError
 from pipeline.question_recipe import reward_of, task_of
 from pipeline.recipe import Grpo, Recipe
 from pipeline.rewards.sandbox import require_sandbox
@@ -53,6 +55,7 @@ def main(logs: Path, stage: str) -> None:
     data = dag.dataset_of(recipe, run)
     health = HealthCallback(run, stage, recipe.health)
     prompts, args = prompt_dataset(data / f"{stage}.jsonl"), grpo_arguments(recipe, run, stage)
+    check_rollouts(tokenizer, prompts["prompt"], args.max_completion_length, model.config, stage)
     rewards = reward_functions(recipe, stage, prompts, args.max_completion_length)
     trainer = GRPOTrainer(
         model=model,
@@ -78,6 +81,18 @@ def main(logs: Path, stage: str) -> None:
     save_model(trainer, tokenizer, run.model(stage))
     if trainer.accelerator.is_main_process:
         write_card(run, recipe, stage, source, run.model(stage))
+
+
+def check_rollouts(tokenizer: Any, prompts: Sequence[str], new: int, config: Any, stage: str) -> None:
+    """Raise UserError when the longest prompt and a completion of `new` tokens are more than the model was made for."""
+    context = getattr(config, "max_position_embeddings", None)
+    longest = max(map(len, tokenizer(list(prompts), add_special_tokens=False)["input_ids"]))
+    if context is not None and longest + new > context:
+        raise UserError(
+            f"the longest prompt has {longest} tokens; with a completion they pass the {context} of the context",
+            value=new, where=f"{stage}.max_completion_length",
+            do=f"use at most {max(0, context - longest)}, or lower data.max_variables",
+        )  # fmt: skip
 
 
 def reward_functions(recipe: Recipe, stage: str, prompts: Any, longest: int) -> list[Any]:
