@@ -55,7 +55,8 @@ def main(logs: Path, stage: str) -> None:
     data = dag.dataset_of(recipe, run)
     health = HealthCallback(run, stage, recipe.health)
     prompts, args = prompt_dataset(data / f"{stage}.jsonl"), grpo_arguments(recipe, run, stage)
-    check_rollouts(tokenizer, prompts["prompt"], args.max_completion_length, model.config, stage)
+    rendered = [row["prompt"] for row in read_rows(data / f"{stage}.jsonl")]
+    check_rollouts(tokenizer, rendered, args.max_completion_length, model.config, stage)
     rewards = reward_functions(recipe, stage, prompts, args.max_completion_length)
     trainer = GRPOTrainer(
         model=model,
@@ -84,7 +85,7 @@ def main(logs: Path, stage: str) -> None:
 
 
 def check_rollouts(tokenizer: Any, prompts: Sequence[str], new: int, config: Any, stage: str) -> None:
-    """Raise UserError when the longest prompt and a completion of `new` tokens are more than the model was made for."""
+    """Raise UserError when the longest of rendered prompts and a completion of `new` tokens are more than the model was made for."""
     context = getattr(config, "max_position_embeddings", None)
     longest = max(map(len, tokenizer(list(prompts), add_special_tokens=False)["input_ids"]))
     if context is not None and longest + new > context:
