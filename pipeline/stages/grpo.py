@@ -85,7 +85,8 @@ def main(logs: Path, stage: str) -> None:
 
 
 def check_rollouts(tokenizer: Any, prompts: Sequence[str], new: int, config: Any, stage: str) -> None:
-    """Raise UserError when the longest of rendered prompts and a completion of `new` tokens are more than the model was made for."""
+    """Raise UserError when the longest prompt (texts through the chat template) and a completion of `new` tokens are more
+    than the model was made for."""
     context = getattr(config, "max_position_embeddings", None)
     longest = max(map(len, tokenizer(list(prompts), add_special_tokens=False)["input_ids"]))
     if context is not None and longest + new > context:

@@ -106,7 +106,7 @@ def resolve_for_job(word: str) -> RunDir:
 
 
 def _settled_as_before(recipe: Recipe, run: RunDir) -> Recipe:
-    """The recipe with what `auto` was settled to when this run was launched, so that its finished stages still count."""
+    """The recipe with what `auto` was settled to when this run was launched: its finished stages still count."""
     if not run.resolved.is_file():
         return recipe
     before = run.read_resolved()[0].model
