@@ -76,10 +76,8 @@ class Ppo(Rollouts):
     """Weight of longer returns in the advantages: 1 is the whole return, 0 one step and the value after it."""
     value_clip: Above = 0.2
     """Furthest that a value may move from what it was in the rollout before its gradient stops."""
-    value_coefficient: Weight = 0.1
-    """Weight of the value loss in the sum: how much the model below the value head learns for its sake."""
     value_learning_rate: Above = 1e-4
-    """Of the value head, which begins with zeros; the model below it learns at `learning_rate`."""
+    """Of the value model; the policy learns at `learning_rate`."""
 
 
 class Dpo(StageSettings):

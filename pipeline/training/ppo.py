@@ -19,14 +19,15 @@ VALUES = "value_head.safetensors"
 
 
 class ValueHead(nn.Module):  # type: ignore[misc]
-    """The value model: one number for each state, read off the hidden state of the policy's last layer.
+    """The value model: one number for each state, two layers above the hidden states of the policy's last layer.
 
-    Its weights begin with zeros and are float32; states are normalized first, so that its learning rate does not depend
-    on the model.
+    Values begin with zero. No gradient goes further down: what the policy knows it learns from advantages alone. Its
+    weights are float32 and states are normalized first, so that the learning rate does not depend on the model.
     """
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
+        self.inner = nn.Linear(hidden_size, hidden_size, dtype=torch.float32)
         self.out = nn.Linear(hidden_size, 1, dtype=torch.float32)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -34,8 +35,9 @@ class ValueHead(nn.Module):  # type: ignore[misc]
     def forward(self, states: Tensor) -> Tensor:
         """(rows, tokens) values of (rows, tokens, hidden size) states."""
         with torch.autocast(states.device.type, enabled=False):
-            normal = nn.functional.layer_norm(states.float(), states.shape[-1:])
-            return self.out(normal.to(self.out.weight.dtype)).squeeze(-1).float()
+            normal = nn.functional.layer_norm(states.detach().float(), states.shape[-1:])
+            inner = nn.functional.gelu(self.inner(normal.to(self.inner.weight.dtype)))
+            return self.out(inner).squeeze(-1).float()
 
 
 @contextlib.contextmanager
@@ -178,7 +180,7 @@ class PpoTrainer(GRPOTrainer):  # type: ignore[misc]
         tokens = inputs["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes * share
         mean = self.accelerator.reduce(torch.stack([errors.detach().sum(), mask.sum()]), reduction="sum")
         self._metrics["train"]["value_loss"].append((mean[0] / mean[1].clamp(min=1)).item())
-        return loss + self.own.value_coefficient * errors.sum() / tokens
+        return loss + errors.sum() / tokens  # the value model shares no weight: it needs no coefficient
 
 
 class ValueKeeper:
