@@ -94,22 +94,22 @@ def proposals(predictor: Predictor, recipe: Recipe, work: Work) -> list[Proposal
 
 
 def _smaller(predictor: Predictor, recipe: Recipe, work: Work, change: str) -> Proposal | None:
-    """Shorter rows for SFT, fewer at once for evaluation, shorter completions for GRPO."""
+    """Shorter rows for SFT, fewer at once for evaluation, shorter completions where they are sampled."""
     if work.kind == "evaluate":
         sizes = [work.micro >> shift for shift in range(1, work.micro.bit_length())]
         size = first_fitting(sizes, lambda size: bool(choose(predictor, recipe, replace(work, micro=size)).fits))
         if size is None:
             return None
         return _proposal(predictor, recipe, replace(work, micro=size), change, f"{work.name}.batch_size={size}")
-    if work.kind == "grpo":
+    if work.rolls:
         fewer = _fewer_completions(predictor, recipe, work, change)
         if fewer is not None:
             return fewer
-    key = "max_length" if work.kind == "sft" else "max_completion_length"
-    longest = work.lengths.longest if work.kind == "sft" else work.new_tokens
+    key = "max_completion_length" if work.generates else "max_length"
+    longest = work.new_tokens if work.generates else work.lengths.longest
 
     def cut(tokens: int) -> Work:
-        return shorter(work, tokens) if work.kind == "sft" else replace(work, new_tokens=tokens)
+        return replace(work, new_tokens=tokens) if work.generates else shorter(work, tokens)
 
     lengths = list(range((longest - 1) // LENGTH_STEP * LENGTH_STEP, SHORTEST - 1, -LENGTH_STEP))
     least = settings(work)[-1]

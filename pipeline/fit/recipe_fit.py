@@ -19,7 +19,7 @@ from pipeline.recipe import Recipe
 from pipeline.run import RunDir
 
 GIB = 1 << 30
-PLANNED = ("sft", "grpo", "evaluate")
+PLANNED = ("sft", "grpo", "dpo", "ppo", "evaluate")
 """Kinds of stages whose step is known here."""
 
 

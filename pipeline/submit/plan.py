@@ -116,6 +116,11 @@ def make_plan(recipe: Recipe, run: RunDir, cluster: ClusterFile, choice: Choice,
         from pipeline.tasks.teacher import read_teacher  # brings the causal engine, which no other plan needs
 
         read_teacher(Path(recipe.data.teacher))
+    for name in recipe.training_stages():
+        if (pairs := recipe.sections[name].get("pairs")) is not None:
+            from pipeline.tasks.preferences import read_preferences  # brings all tasks, which no other plan needs
+
+            read_preferences(Path(pairs))
     stages = dag.build(recipe, run, code or HOME)
     chosen = choice.names(recipe)
     markers = {name: None if choice.fresh else run.done(name) for name in stages}
