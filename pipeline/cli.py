@@ -58,13 +58,18 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except (UserErrors, PipelineError) as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return error.exit_code
+        return tell(error)
     except typer.Exit as leave:
         return leave.exit_code
     except Exception as error:  # noqa: BLE001 - the one place: usage errors of the parser, else a bug with its traceback
         return show.unexpected(error)
+
+
+def tell(error: PipelineError) -> int:
+    """Print an error, a line for each of several; its exit code."""
+    for line in str(error).splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    return error.exit_code
 
 
 def _as_run(words: list[str]) -> list[str]:

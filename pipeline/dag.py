@@ -64,7 +64,8 @@ def result_settings(recipe: Recipe, name: str) -> Tree:
     if isinstance(section.get("pairs"), str):
         settings["pairs_stamp"] = source_stamp(section["pairs"])
     if KINDS[recipe.stage(name).kind].makes == "dataset":
-        settings["model"] = recipe.model.model_dump(include={"base", "revision", "scratch"})
+        settings["model"] = recipe.model.model_dump(include={"base", "revision", "scratch", "chat_template"})
+        settings["template_stamp"] = source_stamp(recipe.model.chat_template)
         settings["tokenizer_stamp"] = tokenizer_stamp(recipe.model.base)
         settings["data"] = recipe.data.model_dump()
         settings["source_stamp"] = source_stamp(recipe.data.source)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.flat_keys import flat_recipe, is_flat
 from pipeline.question_recipe import check_questions
 from pipeline.recipe import KINDS, NAME_PATTERN, Recipe, Resources, StageEntry
 from pipeline.recipe_rl import check_smoothing
@@ -41,8 +42,9 @@ def recipe_names(home: Path) -> list[str]:
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read, override and check a recipe. Raises UserErrors that name every problem."""
+    """Read, override and check a recipe; a file of flat keys is one too. Raises UserErrors that name every problem."""
     tree = read_yaml(path)
+    tree = flat_recipe(tree, path.name) if is_flat(tree) else tree
     for override in overrides:
         tree = merge(tree, override_tree(override))
     where = path.name + (" with the overrides given" if overrides else "")

@@ -10,6 +10,10 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.recipe_contrastive import Contrastive, Robustness, Triplets
 from pipeline.recipe_data import Data
 from pipeline.recipe_evaluate import Evaluate
+from pipeline.recipe_model import Lora as Lora
+from pipeline.recipe_model import Model as Model
+from pipeline.recipe_model import ScratchModel as ScratchModel
+from pipeline.recipe_model import Tokenizer as Tokenizer
 from pipeline.recipe_questions import SOURCES, QuestionTask
 from pipeline.recipe_rl import DevCheck, Dpo, Grpo, Ppo, Rollouts
 from pipeline.recipe_stage import Checkpoints, StageSettings
@@ -17,62 +21,6 @@ from pipeline.settings import Count, Positive, Section, Share, Tree
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Names of runs and stages: they become folder names, Slurm job names and parts of file names."""
-
-
-class Tokenizer(Section):
-    """A byte-pair tokenizer trained on the training rows."""
-
-    vocab_size: Positive = 2048
-    split: Literal["statement", "word"] = "statement"
-    """Where a token must end: after a statement (`.`, `;`, `:`, newline) or after a word."""
-
-
-class ScratchModel(Section):
-    """A model with random weights, made by the preprocess stage, that later stages load as they load a hub model."""
-
-    architecture: Literal["qwen2", "llama", "phi3"] = "qwen2"
-    hidden_size: Positive = 128
-    intermediate_size: Positive = 512
-    num_hidden_layers: Positive = 4
-    num_attention_heads: Positive = 4
-    num_key_value_heads: Positive = 4
-    max_position_embeddings: Positive = 512
-    initializer_range: Annotated[float, Field(gt=0)] = 0.08
-    """Standard deviation of the random weights; the usual 0.02 is for wide models and learns far slower here."""
-    tokenizer: Tokenizer = Tokenizer()
-
-
-class Lora(Section):
-    """Low-rank adapters by PEFT; without this section all weights are trained."""
-
-    r: Positive = 16
-    alpha: Positive = 32
-    dropout: Share = 0.05
-    target_modules: list[str] | Literal["all-linear"] = "all-linear"
-
-
-class Model(Section):
-    """The base model: `base` (hub id or folder) or `scratch`."""
-
-    base: str | None = None
-    revision: str | None = None
-    """Branch, tag or commit of a hub model; null: main. `prefetch` pins it to a commit."""
-    scratch: ScratchModel | None = None
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    tf32: bool = False
-    quantization: Literal["none", "nf4"] = "none"
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    lora: Lora | None = None
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Model:
-        if (self.base is None) == (self.scratch is None):
-            raise ValueError("give model.base (a hub id or a folder) or model.scratch, not both and not neither")
-        if self.quantization != "none" and self.lora is None:
-            raise ValueError("model.quantization trains adapters only: add model.lora")
-        if self.quantization != "none" and self.scratch is not None:
-            raise ValueError("model.quantization needs trained weights: model.scratch has none")
-        return self
 
 
 class Preprocess(StageSettings):
@@ -137,7 +85,9 @@ class Resources(Section):
     processes: Positive | None = None
     """Processes a node; null: one a GPU, one without GPUs."""
     deepspeed: str | None = None
-    """DeepSpeed configuration, a file in configs/deepspeed."""
+    """DeepSpeed configuration, a file in configs/deepspeed or anywhere by its path."""
+    fsdp: Literal["full_shard", "shard_grad_op"] | None = None
+    """Share out weights, gradients and optimizer (`full_shard`), or the latter two, by PyTorch's FSDP; GPUs only."""
     stop_lead: Positive = 120
     """Seconds before the time limit at which the stage saves and goes back to the queue; at most a quarter of it."""
     segments: Positive = 1
@@ -180,6 +130,8 @@ class Resources(Section):
             )
         if (self.deepspeed is not None) != (self.launcher == "deepspeed"):
             raise ValueError("launcher deepspeed and the key deepspeed (its configuration file) go together")
+        if self.fsdp is not None and self.launcher not in ("torchrun", "accelerate"):
+            raise ValueError("fsdp shares out over processes: use launcher torchrun or accelerate")
         return self
 
 
@@ -187,7 +139,11 @@ class Tracking(Section):
     """Where metrics go beside metrics.jsonl."""
 
     report_to: list[Literal["wandb", "tensorboard"]] = Field(default_factory=list)
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    """Of W&B; WANDB_MODE in the environment outweighs it. `sync` sends what was written offline."""
     project: str = "rlcausality"
+    run_name: str | None = None
+    """Name of the run in W&B and TensorBoard, `-STAGE` added where a recipe trains more than one; null: RUN-STAGE."""
 
 
 class Health(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,7 +11,7 @@ from pipeline.errors import UserError
 from pipeline.recipe_questions import Reward
 from pipeline.recipe_rewards import Rewards
 from pipeline.recipe_stage import Checkpoints, StageSettings
-from pipeline.settings import Positive, Section, Share
+from pipeline.settings import Positive, Section, Share, Tree
 
 Above = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -34,6 +34,9 @@ class Guard(Section):
     """Stop when it falls below this share of what the stage began with; 0 never stops."""
 
 
+Generation = Literal["transformers", "continuous", "vllm-colocate", "vllm-server"]
+
+
 class Rollouts(StageSettings):
     """What grpo and ppo share: completions are sampled, judged by the task's scorer, and learned from."""
 
@@ -48,8 +51,22 @@ class Rollouts(StageSettings):
     """Of the task corr2cause."""
     reward: Reward | None = None
     """Of the other tasks; null: that of the task, 1 for a right answer and 0 for another."""
+    generation: Generation = "transformers"
+    """How completions are made; see docs/performance.md."""
+    generation_gpus: Positive = 1
+    """With `vllm-server`: GPUs of the node that the server has for itself."""
     guard: Guard | None = Guard()
     checkpoint: Checkpoints = Checkpoints()
+
+    def generation_options(self) -> Tree:
+        """The options of GRPOConfig that `generation` stands for."""
+        match self.generation:
+            case "continuous":
+                return {"use_transformers_continuous_batching": True}
+            case "vllm-colocate" | "vllm-server":
+                return {"use_vllm": True, "vllm_mode": self.generation.removeprefix("vllm-")}
+            case _:
+                return {}
 
     @model_validator(mode="after")
     def _groups(self) -> Rollouts:

@@ -8,6 +8,11 @@ from pipeline.errors import UserError
 from pipeline.recipe import NAME_PATTERN
 
 
+def meeting_file(root: Path, key: str) -> Path:
+    """Where the processes of one launch by hand meet, before all but the first know which run they are of."""
+    return root / "logs" / f".ranks-{key}.json"
+
+
 class RunPaths:
     """The paths of one run: its name, and the folder under which it writes (the project, or the site's output_root)."""
 
@@ -108,6 +113,10 @@ class RunPaths:
     def metrics(self, stage: str) -> Path:
         """JSON lines of a stage's metrics: status, report, guard and planner read them."""
         return self.stage(stage) / "metrics.jsonl"
+
+    def tensorboard(self, stage: str) -> Path:
+        """Folder of a training stage's TensorBoard events."""
+        return self.stage(stage) / "tensorboard"
 
     def checkpoints(self, stage: str) -> Path:
         """Folder of a training stage's checkpoints."""

@@ -50,8 +50,15 @@ RESERVED = {
     "greater_is_better": BEST,
     "ignore_data_skip": "nothing: a resumed stage goes on with the row after the last one",
     "restore_callback_states_from_checkpoint": "nothing: a resumed stage has the state of its guard",
-    "reward_weights": "the weights in rewards, or those of the parts of reward, in the same section",
     "pad_token": "nothing: the tokenizer's own is taken",
+    **dict.fromkeys(
+        ("use_vllm", "vllm_mode", "use_transformers_paged", "use_transformers_continuous_batching"),
+        "generation in the same section: transformers, continuous, vllm-colocate or vllm-server",
+    ),
+    "vllm_server_base_url": "nothing: generation: vllm-server starts a server and finds it",
+    "fsdp": "resources.<stage>.fsdp",
+    "fsdp_config": "resources.<stage>.fsdp",
+    "reward_weights": "the weights in grpo.rewards (or in the section of the same stage)",
     "resume_from_checkpoint": "nothing: a stage resumes from its newest complete checkpoint by itself",
 }
 """Options that the recipe sets elsewhere, with the right place."""

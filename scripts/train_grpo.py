@@ -1,6 +1,7 @@
-"""Run the GRPO stage of a recipe on this machine.
+"""Run the GRPO stage of a recipe on this machine, in one process or below a launcher.
 
-python scripts/train_grpo.py RECIPE [section.key=value ...] [--run-name NAME]
+python scripts/train_grpo.py RECIPE_OR_FILE [--flat_key value ...] [section.key=value ...] [--run-name NAME]
+torchrun --nproc_per_node=4 scripts/train_grpo.py RECIPE_OR_FILE ...
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.cli import main
+from pipeline.script import train
 
 if __name__ == "__main__":
-    sys.exit(main(["run", *(sys.argv[1:] or ["--help"]), "--only", "grpo", "--via", "local"]))
+    sys.exit(train("grpo", sys.argv[1:]))

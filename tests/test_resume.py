@@ -24,6 +24,7 @@ pytestmark = pytest.mark.training
 
 NOT_COMPARED = (
     "time", "step_time", "reward_time", "train_runtime", "train_samples_per_second", "train_steps_per_second",
+    "samples_per_second", "tokens_per_second", "useful_tokens_per_second", "tflops",
 )  # fmt: skip
 """What the clock says: other in every run."""
 INTERRUPT = Path(__file__).parent / "interrupt.py"

@@ -19,6 +19,8 @@ LAYERS = [
         "causal",
         "run",
         "run_paths",
+        "flat_keys",
+        "recipe_model",
         "remedies",
         "dag",
         "recipe",
@@ -39,7 +41,7 @@ LAYERS = [
     },
     {"training", "tasks", "rewards"},
     {"submit", "fit", "evaluation", "stages", "scoring"},
-    {"cli", "show", "verbs", "__main__"},
+    {"cli", "script", "show", "verbs", "__main__"},
 ]
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "deepspeed", "vllm"}
 

@@ -31,10 +31,11 @@ def load(source: str, model: Model) -> tuple[Any, Any, list[int]]:
     from vllm import LLM
     from vllm.lora.request import LoRARequest
 
-    from pipeline.training.models import ADAPTER_CONFIG, adapter_base, end_of_turn, load_tokenizer
+    from pipeline.training.models import ADAPTER_CONFIG, adapter_base, end_of_turn, load_base_tokenizer
+    from pipeline.training.settle import settled_here
 
-    base = adapter_base(Path(source))
-    tokenizer = load_tokenizer(source, model.revision if source == model.base else None)
+    model, base = settled_here(model), adapter_base(Path(source))
+    tokenizer = load_base_tokenizer(source, model)
     dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[model.precision]
     lora = {"enable_lora": True, "max_lora_rank": _rank(Path(source) / ADAPTER_CONFIG)} if base else {}
     engine = LLM(

@@ -105,7 +105,14 @@ def _smaller(predictor: Predictor, recipe: Recipe, work: Work, change: str) -> P
         fewer = _fewer_completions(predictor, recipe, work, change)
         if fewer is not None:
             return fewer
-    key = "max_completion_length" if work.generates else "max_length"
+    if work.kind == "contrastive" and recipe.own(work.name).forward == "batched":
+        apart = _one_after_the_other(recipe, work.name)
+        choice = choose(predictor, apart, work)
+        if choice.fits:
+            told = f"{work.name}.forward=separate"
+            return Proposal(" ".join(filter(None, [change, told])), choice.memory)
+    word = "max_completion_length" if work.generates else "max_length"
+    key = f"{'triplets' if work.kind == 'contrastive' else work.name}.{word}"
     longest = work.new_tokens if work.generates else work.lengths.longest
 
     def cut(tokens: int) -> Work:
@@ -117,7 +124,13 @@ def _smaller(predictor: Predictor, recipe: Recipe, work: Work, change: str) -> P
     found = first_fitting(lengths, lambda tokens: predictor.stage(recipe, cut(tokens), least).fits(_card(card)))
     if found is None:
         return None
-    return _proposal(predictor, recipe, cut(found), change, f"{work.name}.{key}={found}")
+    return _proposal(predictor, recipe, cut(found), change, f"{key}={found}")
+
+
+def _one_after_the_other(recipe: Recipe, stage: str) -> Recipe:
+    """The recipe with a pass of its own for each text of a triplet."""
+    section = {**recipe.sections[stage], "forward": "separate"}
+    return recipe.model_copy(update={"sections": {**recipe.sections, stage: section}})
 
 
 def _fewer_completions(predictor: Predictor, recipe: Recipe, work: Work, change: str) -> Proposal | None:

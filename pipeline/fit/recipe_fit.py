@@ -13,13 +13,14 @@ from pipeline.fit.duration import Duration, duration
 from pipeline.fit.host import disk_bytes, host_memory
 from pipeline.fit.memory import Correction, Memory
 from pipeline.fit.predict import Predictor, shorter
+from pipeline.fit.settle import assumed
 from pipeline.fit.tracer import Tracer
 from pipeline.fit.workload import Work, work_of
 from pipeline.recipe import Recipe
 from pipeline.run import RunDir
 
 GIB = 1 << 30
-PLANNED = ("sft", "grpo", "dpo", "ppo", "evaluate")
+PLANNED = ("sft", "grpo", "dpo", "ppo", "contrastive", "evaluate", "robustness")
 """Kinds of stages whose step is known here."""
 
 
@@ -71,6 +72,7 @@ def fit_stage(
     world: int | None = None,
 ) -> StageFit:  # fmt: skip
     """The fit of one stage for `world` GPUs, or as many as the recipe asks for."""
+    recipe = assumed(recipe, card)
     work = work_of(recipe, run, stage, world)
     corrected = correction(seen, card)
     predictor = Predictor(tracer, card, corrected)

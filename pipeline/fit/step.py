@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from pipeline.training.peaks import versions
 
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "auto": 2}
+"""Of one number; `auto` is 16-bit on every GPU."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class Step:
     loss: str = "fused"
     """`fused` (TRL's head without logits), `full` (all logits), or parts of the sequence one after the other: eager11,
     compiled08 (two digits, the number of parts)."""
+    passes: int = 1
+    """Passes through the model whose graphs all live until the backward pass."""
+    outputs: int = 0
+    """Tokens at the end of each row that logits are made of, whatever `loss` says; 0: all."""
     padded: bool = False
     """Whether rows of different length stand together, so that attention takes a mask."""
     upcast: bool = False

@@ -104,7 +104,7 @@ def _prepare(model: Any, base: Any, step: Step) -> None:
     if step.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    if step.loss == "fused":
+    if step.loss == "fused" and not step.outputs:
         add_fused_lm_head(base, outputs=("log_probs", "entropy", "is_top1"))
 
 
@@ -126,6 +126,8 @@ def _loss(model: Any, base: Any, step: Step) -> tuple[torch.Tensor, Any]:
     """The loss of a micro-batch, and what a training loop holds on to during the backward pass: the model's outputs."""
     ids = torch.zeros(step.rows, step.tokens, dtype=torch.long)
     mask = {"attention_mask": torch.ones_like(ids)} if step.padded else {}
+    if step.outputs:
+        return torch.stack([_tail_loss(model, ids, mask, step.outputs) for _ in range(step.passes)]).sum(), None
     if step.loss == "fused":
         outputs = model(input_ids=ids, labels=ids, fused_lm_head=True, **mask)
         return outputs.loss, outputs
@@ -138,6 +140,12 @@ def _loss(model: Any, base: Any, step: Step) -> tuple[torch.Tensor, Any]:
     del hidden
     loss = _CompiledLoss.apply if kind == "compiled" else _chunk_loss
     return torch.stack([loss(part) for part in logits]).sum(), None
+
+
+def _tail_loss(model: Any, ids: torch.Tensor, mask: dict[str, torch.Tensor], outputs: int) -> torch.Tensor:
+    """The loss of the last tokens of each row, as the contrastive stage makes it."""
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=outputs + 1, **mask).logits[:, :-1]
+    return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, -outputs:].flatten())
 
 
 def _chunk_loss(logits: torch.Tensor) -> torch.Tensor:

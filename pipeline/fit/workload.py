@@ -10,7 +10,8 @@ from pipeline import dag
 from pipeline.errors import UserError
 from pipeline.fit.architecture import Architecture, architecture_of
 from pipeline.fit.step import Step
-from pipeline.recipe import KINDS, Recipe
+from pipeline.recipe import KINDS, Model, Recipe
+from pipeline.recipe_contrastive import PARTS, Triplets
 from pipeline.run import RunDir
 from pipeline.trainer_options import option_default
 from pipeline.training.batch import Batch, derive
@@ -31,6 +32,8 @@ CHARACTERS = 3.4
 """Characters a token of today's vocabularies, on Corr2Cause text."""
 ROLLOUTS = ("grpo", "ppo")
 """Kinds of stages whose every step samples completions and learns from them."""
+OUTPUTS = 128
+"""Tokens of the longest answer of a triplet, supposed."""
 RELEASED_TEST = 1162
 """Rows of the released test set."""
 
@@ -51,6 +54,7 @@ class Work:
 
     name: str
     kind: str
+    """sft, grpo, contrastive, or evaluate for every stage that only generates."""
     architecture: Architecture
     world: int
     micro: int
@@ -100,8 +104,10 @@ def work_of(recipe: Recipe, run: RunDir, stage: str, world: int | None = None) -
             do="give model.base a local folder with its config.json, or add it there",
         )  # fmt: skip
     kind, own, resources = recipe.stage(stage).kind, recipe.own(stage), recipe.resources[stage]
+    kind = "evaluate" if kind == "robustness" else kind
     processes = world or resources.nodes * (resources.processes or max(1, resources.gpus))
-    options = recipe.trainer_options(stage) if KINDS[kind].makes == "model" else {}
+    options = recipe.trainer_options(stage) if kind != "evaluate" else {}
+    options |= own.generation_options() if kind in ROLLOUTS else {}
     lengths = _lengths(recipe, run, stage, kind, options)
     if kind == "evaluate":
         rows = (recipe.data.rows.get("test") or RELEASED_TEST) * (1 + len(recipe.training_stages()))
@@ -127,13 +133,35 @@ def _rows(recipe: Recipe, stage: str, kind: str, options: dict[str, Any], batch:
     """Rows that training goes through; for GRPO and PPO completions, for DPO pairs."""
     if int(options.get("max_steps", -1)) > 0:
         return int(options["max_steps"]) * batch
-    each = recipe.own(stage).num_generations if kind in ROLLOUTS else 1
-    rows = recipe.data.rows.get(stage) or 10_000
+    if kind == "contrastive":
+        each, rows = parts_of(recipe, stage), _triplets(recipe)
+    else:
+        each = recipe.own(stage).num_generations if kind in ROLLOUTS else 1
+        rows = recipe.data.rows.get(stage) or 10_000
     return int(rows * each * float(options.get("num_train_epochs", 1.0 if kind in ROLLOUTS else 3.0)))
+
+
+def parts_of(recipe: Recipe, stage: str) -> int:
+    """Texts of a triplet that a contrastive stage puts through the model."""
+    loss = recipe.own(stage).loss
+    return len(PARTS) if loss.contrasts else len(loss.task_inputs)
+
+
+def _triplets_section(recipe: Recipe) -> Triplets:
+    name = next(entry.name for entry in recipe.stages if entry.kind == "triplets")
+    own: Triplets = recipe.own(name)
+    return own
+
+
+def _triplets(recipe: Recipe) -> int:
+    return _triplets_section(recipe).generated.train if recipe.data.source == "generated" else 10_000
 
 
 def _lengths(recipe: Recipe, run: RunDir, stage: str, kind: str, options: dict[str, Any]) -> Lengths:
     limit = int(options.get("max_length") or option_default("sft", "max_length")) if kind == "sft" else None
+    if any(entry.kind == "triplets" for entry in recipe.stages):
+        most = _triplets_section(recipe).max_length
+        return Lengths(most, MEAN["test"] * most, known=False)
     if kind == "sft":
         counted = _counted(recipe, run, stage)
         longest = limit or prompt_tokens(recipe, "train")
@@ -173,9 +201,12 @@ def training_step(recipe: Recipe, work: Work, micro: int, checkpointing: bool) -
     options, model = work.options, recipe.model
     alone = work.batch(micro).accumulation == 1
     packs = bool(options.get("packing") or options.get("padding_free"))
-    step = replace(
-        _model_step(recipe, work), rows=work.batch(micro).micro * work.sequences, tokens=work.lengths.longest
-    )
+    rows = work.batch(micro).micro * work.sequences
+    step = replace(_model_step(recipe, work), rows=rows, tokens=work.lengths.longest)
+    if work.kind == "contrastive":
+        parts, batched = parts_of(recipe, work.name), recipe.own(work.name).forward == "batched"
+        step = replace(step, rows=step.rows * (parts if batched else 1), passes=1 if batched else parts,
+                       outputs=min(OUTPUTS, step.tokens - 1))  # fmt: skip
     return replace(
         step, tokens=step.tokens + work.new_tokens, checkpointing=checkpointing, accumulates=not alone,
         optimizer=str(options.get("optim", "adamw_torch_fused")), autocast=model.precision != "fp32",
@@ -199,11 +230,16 @@ def generated_at_once(recipe: Recipe, work: Work, micro: int) -> int:
     return work.batch(micro).micro * int(steps) if steps else work.global_batch // work.world
 
 
+def _told(model: Model) -> Literal["fp32", "bf16", "fp16"]:
+    """The precision, which is settled or assumed where steps are predicted."""
+    return "bf16" if model.precision == "auto" else model.precision
+
+
 def _model_step(recipe: Recipe, work: Work) -> Step:
     model, lora = recipe.model, recipe.model.lora
     targets = lora.target_modules if lora else "all-linear"
     return Step(
-        config=work.architecture.config, rows=1, tokens=1, precision=model.precision, quantization=model.quantization,
+        config=work.architecture.config, rows=1, tokens=1, precision=_told(model), quantization=model.quantization,
         attention="eager" if model.attention == "eager" else "sdpa", rank=lora.r if lora else 0,
         targets=targets if isinstance(targets, str) else tuple(targets), dropout=lora.dropout if lora else 0.0,
     )  # fmt: skip

@@ -40,7 +40,7 @@ def main(logs: Path, stage: str, resume: Path | None = None, debug: bool = False
     from pipeline.training.contrastive import imported
     from pipeline.training.contrastive_trainer import ContrastiveTrainer
     from pipeline.training.contrastive_validation import ValidationCallback
-    from pipeline.training.models import load_for_training, load_tokenizer, set_end_of_turn, starting_model
+    from pipeline.training.models import load_base_tokenizer, load_for_training, set_end_of_turn, starting_model
     from pipeline.training.resume import CheckpointCallback
 
     run = RunDir.of_logs(logs)
@@ -48,7 +48,7 @@ def main(logs: Path, stage: str, resume: Path | None = None, debug: bool = False
     own: Contrastive = recipe.own(stage)
     torch.autograd.set_detect_anomaly(own.detect_anomaly or debug)
     source = starting_model(recipe, run, stage)
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_base_tokenizer(source, recipe.model)
     set_seed(recipe.seed)  # new adapters begin with random weights
     model = prepared(load_for_training(source, recipe.model))
     set_end_of_turn(model, tokenizer)

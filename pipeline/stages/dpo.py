@@ -5,7 +5,6 @@ python -m pipeline.stages.dpo logs/tiny-math-dpo dpo
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from pipeline.recipe import Recipe
 from pipeline.recipe_rl import Dpo
 from pipeline.rewards.sandbox import require_sandbox
 from pipeline.run import RunDir
+from pipeline.training.entry import run_stage
 from pipeline.training.ranks import redirect_output
 from pipeline.training.stop import StopFlag
 
@@ -30,7 +30,7 @@ def main(logs: Path, stage: str) -> None:
     from pipeline.training.arguments import cast_adapters, save_model
     from pipeline.training.callbacks import HealthCallback, MetricsCallback
     from pipeline.training.model_card import write_card
-    from pipeline.training.models import load_for_training, load_tokenizer, revision_of, set_end_of_turn, starting_model
+    from pipeline.training.models import load_base_tokenizer, load_for_training, set_end_of_turn, starting_model
     from pipeline.training.preferences import PreferenceTrainer
     from pipeline.training.resume import CheckpointCallback
     from pipeline.training.tracking import track
@@ -39,7 +39,7 @@ def main(logs: Path, stage: str) -> None:
     recipe, _ = run.read_resolved()
     require_sandbox([task_of(recipe, stage)])
     source = starting_model(recipe, run, stage)
-    tokenizer = load_tokenizer(source, revision_of(source, recipe.model))
+    tokenizer = load_base_tokenizer(source, recipe.model)
     set_seed(recipe.seed)  # new adapters begin with random weights
     model = load_for_training(source, recipe.model)
     set_end_of_turn(model, tokenizer)
@@ -136,4 +136,4 @@ def dpo_arguments(recipe: Recipe, run: RunDir, stage: str) -> Any:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    run_stage(main)

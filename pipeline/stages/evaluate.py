@@ -116,13 +116,13 @@ def run_models(recipe: Recipe, run: RunDir) -> dict[str, str]:
 
 def test_sets(recipe: Recipe, run: RunDir, own: Evaluate) -> list[TestSet]:
     """The main test set, and those that `evaluate.sets` names, put to the models in the same words."""
-    from pipeline.training.models import base_source, load_tokenizer
+    from pipeline.training.models import base_source, load_base_tokenizer
 
     data = dag.dataset_of(recipe, run)
     tests = [TestSet("", read_rows(data / "test.jsonl"), data.name)]
     if own.sets:
         trained = frozenset(read_json(data / TRAINED))
-        tokenizer = load_tokenizer(base_source(recipe, run), recipe.model.revision)
+        tokenizer = load_base_tokenizer(base_source(recipe, run), recipe.model)
     for name in own.sets:
         made = named_set(name, own.set_rows, trained, recipe.seed, own.set_variables)
         rows = list(prompts(recipe, made.rows, tokenizer))

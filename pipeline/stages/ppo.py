@@ -5,10 +5,10 @@ python -m pipeline.stages.ppo logs/tiny-math-ppo ppo
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from pipeline.run import RunDir
+from pipeline.training.entry import run_stage
 from pipeline.training.ranks import redirect_output
 from pipeline.training.stop import StopFlag
 
@@ -31,4 +31,4 @@ def main(logs: Path, stage: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    run_stage(main)

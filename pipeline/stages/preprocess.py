@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from itertools import tee
@@ -28,6 +27,7 @@ from pipeline.stages.rows import write_rows
 from pipeline.tasks.questions import Questions, load_questions
 from pipeline.tasks.rows import Parts, load_rows
 from pipeline.trainer_options import option_default
+from pipeline.training.entry import run_stage
 
 SCRATCH = "base"
 """Folder of the scratch model within the processed data set: its tokenizer made the tokens."""
@@ -62,6 +62,7 @@ def main(logs: Path, stage: str) -> None:
             draft.rename(folder)
     for name in sft_stages(recipe):
         check_stage_lengths(recipe, folder, name)
+    check_context(recipe, folder)
     if recipe.model.scratch:
         remove([run.model("base")])
         shutil.copytree(folder / SCRATCH, run.model("base"))
@@ -72,7 +73,7 @@ def main(logs: Path, stage: str) -> None:
 
 def make_dataset(recipe: Recipe, folder: Path) -> None:
     """Write the rows of every part, the token ids of SFT stages, the summary, and the scratch model if there is one."""
-    from pipeline.training.models import end_of_turn, load_tokenizer
+    from pipeline.training.models import end_of_turn, load_base_tokenizer
 
     os.environ["TOKENIZERS_PARALLELISM"] = "true"  # the job body turns it off, for processes that fork; none does here
     started = time.monotonic()
@@ -83,7 +84,7 @@ def make_dataset(recipe: Recipe, folder: Path) -> None:
     if recipe.model.scratch:
         make_scratch(recipe, folder / SCRATCH, parts, completions)
     source = str(folder / SCRATCH) if recipe.model.scratch else str(recipe.model.base)
-    tokenizer = load_tokenizer(source, recipe.model.revision)
+    tokenizer = load_base_tokenizer(source, recipe.model)
     for name in completions:
         write_tokens(recipe, folder, name, parts.rows[name], completions[name], tokenizer, end_of_turn(tokenizer))
     for name in parts.rows.keys() - completions.keys():
@@ -154,6 +155,17 @@ def check_stage_lengths(recipe: Recipe, folder: Path, name: str) -> None:
     check_lengths(token_counts(folder / f"{name}.arrow"), limit, f"{name}.max_length")
 
 
+def check_context(recipe: Recipe, folder: Path) -> None:
+    """Raise UserError for rows that are longer than what the model was made for."""
+    from pipeline.training.encode import check_lengths, token_counts
+    from pipeline.training.models import context_length
+
+    source = str(folder / SCRATCH) if recipe.model.scratch else str(recipe.model.base)
+    context = context_length(source, recipe.model)
+    for name in sft_stages(recipe):
+        check_lengths(token_counts(folder / f"{name}.arrow"), context, f"{name} (the context of model.base)")
+
+
 def write_summary(
     recipe: Recipe, folder: Path, parts: Parts | Questions, tokenizer: Any, figures: dict[str, Any]
 ) -> None:
@@ -166,4 +178,4 @@ def write_summary(
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    run_stage(main)

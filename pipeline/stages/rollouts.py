@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,18 @@ from pipeline.run import RunDir
 from pipeline.stages.dev import Row
 from pipeline.stages.guard import Asking, GuardCallback
 from pipeline.stages.rows import columns_of, prompt_dataset, read_rows
-from pipeline.training.arguments import cast_adapters, common_arguments, save_model
+from pipeline.training.arguments import cast_adapters, common_arguments, keep_adapters, save_model
 from pipeline.training.callbacks import HealthCallback, MetricsCallback
 from pipeline.training.model_card import write_card
-from pipeline.training.models import load_for_training, load_tokenizer, revision_of, set_end_of_turn, starting_model
+from pipeline.training.models import (
+    load_base_tokenizer,
+    load_for_training,
+    revision_of,
+    set_end_of_turn,
+    starting_model,
+)
 from pipeline.training.resume import CheckpointCallback, Keeper
+from pipeline.training.served import GROUP_PORT, URL
 from pipeline.training.stop import StopFlag
 from pipeline.training.tracking import track
 
@@ -41,6 +49,7 @@ class Rollout:
     source: str
     tokenizer: Any
     health: HealthCallback
+    scorer: Scorer | QuestionScorer
     arguments: dict[str, Any]
     """Of GRPOTrainer."""
 
@@ -56,28 +65,43 @@ def prepared(logs: Path, stage: str, **options: Any) -> Rollout:
     recipe, _ = run.read_resolved()
     require_sandbox([task_of(recipe, stage)])
     source = starting_model(recipe, run, stage)
-    tokenizer = load_tokenizer(source, revision_of(source, recipe.model))
+    tokenizer = load_base_tokenizer(source, recipe.model)
     set_seed(recipe.seed)  # new adapters begin with random weights
     model = load_for_training(source, recipe.model)
     set_end_of_turn(model, tokenizer)
     health = HealthCallback(run, stage, recipe.health)
     prompts = prompt_dataset(dag.dataset_of(recipe, run) / f"{stage}.jsonl")
     args = rollout_arguments(recipe, run, stage, **options)
+    scorer = scorer_of(recipe, stage, prompts, args.max_completion_length)
     arguments = {
         "model": model,
-        "reward_funcs": reward_functions(recipe, stage, prompts, args.max_completion_length),
+        "reward_funcs": [*scorer.functions()],
         "args": args,
         "train_dataset": prompts,
         "processing_class": tokenizer,
         "callbacks": [MetricsCallback(run, stage), health],
     }
-    return Rollout(run, recipe, stage, source, tokenizer, health, arguments)
+    return Rollout(run, recipe, stage, source, tokenizer, health, scorer, arguments)
+
+
+def grpo_trainer(rollout: Rollout) -> Any:
+    """GRPOTrainer, or the one in which every reasoning step answers for itself, where the recipe weighs that."""
+    weight = rollout.own.rewards.step_credit
+    if isinstance(rollout.scorer, Scorer) and weight:
+        from pipeline.training.step_credit import StepCreditTrainer
+
+        return StepCreditTrainer(weight=weight, last_scores=rollout.scorer.last, **rollout.arguments)
+    from trl import GRPOTrainer
+
+    return GRPOTrainer(**rollout.arguments)
 
 
 def train(rollout: Rollout, trainer: Any, stop: StopFlag, keepers: Sequence[Keeper] = ()) -> None:
     """Train from the newest checkpoint or the beginning; the best weights by the guard are in the model then."""
     run, recipe, stage, health = rollout.run, rollout.recipe, rollout.stage, rollout.health
     cast_adapters(trainer.model)
+    if rollout.own.generation == "continuous":
+        keep_adapters(trainer)
     guard = None
     if rollout.own.guard is not None:
         rows = read_rows(dag.dataset_of(recipe, run) / "dev.jsonl")
@@ -104,11 +128,11 @@ def save(rollout: Rollout, trainer: Any) -> None:
         write_card(rollout.run, rollout.recipe, rollout.stage, rollout.source, folder)
 
 
-def reward_functions(recipe: Recipe, stage: str, prompts: Any, longest: int) -> list[Any]:
-    """The reward functions of the stage's task, in the order of its weights."""
+def scorer_of(recipe: Recipe, stage: str, prompts: Any, longest: int) -> Scorer | QuestionScorer:
+    """What judges the stage's completions; its reward functions are in the order of their weights."""
     if recipe.task == "corr2cause":
-        return [*Scorer(recipe.own(stage).rewards, list(prompts["label"]), longest).functions()]
-    return [*QuestionScorer(reward_of(recipe, stage), longest).functions()]
+        return Scorer(recipe.own(stage).rewards, list(prompts["label"]), longest)
+    return QuestionScorer(reward_of(recipe, stage), longest)
 
 
 def reward_weights(recipe: Recipe, stage: str) -> list[float]:
@@ -143,6 +167,9 @@ def rollout_arguments(recipe: Recipe, run: RunDir, stage: str, **more: Any) -> A
     common = common_arguments(recipe, run, stage, own.global_batch_size, own.micro_batch_size)
     weights = reward_weights(recipe, stage)
     options = {"num_generations": own.num_generations, "reward_weights": weights, **recipe.trainer_options(stage)}
+    options |= own.generation_options()
+    if URL in os.environ:
+        options |= {"vllm_server_base_url": os.environ[URL], "vllm_group_port": int(os.environ[GROUP_PORT])}
     revision = revision_of(starting_model(recipe, run, stage), recipe.model)
     if revision is not None:  # the trainer loads the reference model by its name, anew
         options["model_init_kwargs"] = {"revision": revision, **(options.get("model_init_kwargs") or {})}

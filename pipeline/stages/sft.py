@@ -6,13 +6,14 @@ torchrun --nproc-per-node=2 -m pipeline.stages.sft logs/phi3 sft
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from pipeline import dag
+from pipeline.fit.cards import known_card
 from pipeline.recipe import Recipe, Sft
 from pipeline.run import RunDir
+from pipeline.training.entry import run_stage
 from pipeline.training.ranks import redirect_output
 from pipeline.training.stop import StopFlag
 
@@ -30,21 +31,21 @@ def main(logs: Path, stage: str) -> None:
     from pipeline.training.encode import check_lengths, token_counts
     from pipeline.training.model_card import write_card
     from pipeline.training.models import (
+        load_base_tokenizer,
         load_for_training,
-        load_tokenizer,
-        revision_of,
         set_end_of_turn,
         starting_model,
     )
     from pipeline.training.muon import muon_with_adamw
     from pipeline.training.resume import CheckpointCallback
+    from pipeline.training.throughput import ThroughputCallback
     from pipeline.training.tracking import track
 
     run = RunDir.of_logs(logs)
     recipe, _ = run.read_resolved()
     own: Sft = recipe.own(stage)
     source = starting_model(recipe, run, stage)
-    tokenizer = load_tokenizer(source, revision_of(source, recipe.model))
+    tokenizer = load_base_tokenizer(source, recipe.model)
     set_seed(recipe.seed)  # new adapters begin with random weights
     model = load_for_training(source, recipe.model)
     set_end_of_turn(model, tokenizer)
@@ -65,8 +66,8 @@ def main(logs: Path, stage: str) -> None:
     cast_adapters(trainer.model)
     track(trainer, recipe, run, stage, dag.build(recipe, run)[stage].fingerprint)
     checks = dev_checks(recipe, run, stage, trainer, tokenizer)
-    for check in checks:
-        trainer.add_callback(check)
+    for each in (*checks, ThroughputCallback(trainer, peak_tflops())):
+        trainer.add_callback(each)
     saver = CheckpointCallback(recipe, run, stage, trainer, stop, (health, *checks))
     trainer.add_callback(saver)
     saver.train()
@@ -95,6 +96,14 @@ def dev_checks(recipe: Recipe, run: RunDir, stage: str, trainer: Any, tokenizer:
     return [ObjectiveCallback(run, stage, measure)]
 
 
+def peak_tflops() -> float:
+    """What this process's GPU can do in 16 bit, in TFLOP/s; 0 where that is not known."""
+    import torch
+
+    card = known_card(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    return card.tflops if card else 0.0
+
+
 def sft_arguments(recipe: Recipe, run: RunDir, stage: str) -> Any:
     """SFTConfig from the recipe: its section's options and what other keys of the recipe decide."""
     from trl import SFTConfig
@@ -107,4 +116,4 @@ def sft_arguments(recipe: Recipe, run: RunDir, stage: str) -> Any:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    run_stage(main)

@@ -55,14 +55,14 @@ def main(logs: Path, stage: str) -> None:
 def make_dataset(recipe: Recipe, stage: str, folder: Path) -> None:
     """Write the triplets of every part, their token ids, the prompts to attack with, the summary, the scratch model."""
     from pipeline.training.contrastive_data import TripletEncoder, write_triplet_tokens
-    from pipeline.training.models import load_tokenizer
+    from pipeline.training.models import load_base_tokenizer
 
     own: Triplets = recipe.own(stage)
     splits = make_splits(recipe.data.source, own, recipe.seed)
     if recipe.model.scratch:
         _make_scratch(recipe, folder / SCRATCH, splits.rows["train"])
     source = str(folder / SCRATCH) if recipe.model.scratch else str(recipe.model.base)
-    encoder = TripletEncoder(load_tokenizer(source, recipe.model.revision), own.max_length)
+    encoder = TripletEncoder(load_base_tokenizer(source, recipe.model), own.max_length)
     statistics = {}
     for name, rows in splits.rows.items():
         write_triplets(folder / f"{name}.triplets.jsonl", rows)

@@ -11,6 +11,7 @@ from pipeline import dag
 from pipeline.cluster import ClusterFile, sbatch_flags
 from pipeline.dag import Stage
 from pipeline.errors import NeedsMissing, UserError
+from pipeline.fit.settle import check_targets
 from pipeline.recipe import KINDS, Recipe
 from pipeline.recipe_questions import SOURCES
 from pipeline.records import Done, first_difference
@@ -21,6 +22,8 @@ from pipeline.submit.sbatch import stage_script
 from pipeline.submit.segments import proposal, refuse_mixed, time_flags
 from pipeline.tasks.source import check_source
 from pipeline.training.batch import Batch, derive
+from pipeline.training.packages import check_packages
+from pipeline.training.served import check_served
 
 Action = Literal["run", "skip", "leave"]
 
@@ -121,6 +124,9 @@ def make_plan(recipe: Recipe, run: RunDir, cluster: ClusterFile, choice: Choice,
             from pipeline.tasks.preferences import read_preferences  # brings all tasks, which no other plan needs
 
             read_preferences(Path(pairs))
+    check_packages(recipe)
+    check_served(recipe)
+    check_targets(recipe)
     stages = dag.build(recipe, run, code or HOME)
     chosen = choice.names(recipe)
     markers = {name: None if choice.fresh else run.done(name) for name in stages}

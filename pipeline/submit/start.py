@@ -62,6 +62,9 @@ def _absolute_paths(recipe: Recipe) -> Recipe:
     if data.teacher is not None:
         absolute["teacher"] = str(Path(data.teacher).expanduser().resolve())
     recipe = recipe.model_copy(update={"data": data.model_copy(update=absolute)})
+    if recipe.model.chat_template and Path(recipe.model.chat_template).expanduser().is_file():
+        file = str(Path(recipe.model.chat_template).expanduser().resolve())
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"chat_template": file})})
     if recipe.model.base and Path(recipe.model.base).expanduser().is_dir():
         folder = str(Path(recipe.model.base).expanduser().resolve())
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": folder})})

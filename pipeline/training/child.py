@@ -20,8 +20,8 @@ from pipeline.training.stop import STOP_FILE, STOPPED_CODE, STOPPED_FILE
 LOOK = 2.0
 """Seconds between looks whether a later attempt has begun."""
 WORD = re.compile(rb"\w")
-ERROR = re.compile(rb"(\[rank\d+\]: )?([a-zA-Z_]\w*\.)*\w*(Error|Exception): \S")
-"""The last line of a traceback, with the rank where torch names it."""
+ERROR = re.compile(rb"(\[rank\d+\]: )?(error|([a-zA-Z_]\w*\.)*\w*(Error|Exception)): \S")
+"""The last line of a traceback, with the rank where torch names it; or an error of ours, which has none."""
 ASKED = (signal.SIGTERM, signal.SIGINT)
 """Signals after which nothing that a stage has not saved is waited for; SIGUSR1 only asks to save in time."""
 
@@ -77,6 +77,13 @@ class Child:
         if stopped or (code and self.stopped_by in ASKED):
             return STOPPED_CODE, self._told() + (f" {stopped['progress']}" if stopped else "")
         return (0, "") if code == 0 else (code if code in (2, 3) else 1, failure(code, last_words))
+
+    def kill(self, reason: str) -> None:
+        """End the processes at once, as what they need is gone."""
+        print(reason, flush=True)
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def _give_way(self, group: int, successor: Path, over: threading.Event) -> None:
         while not over.wait(LOOK):

@@ -22,16 +22,18 @@ from pipeline.errors import NeedsMissing, PipelineError
 from pipeline.recipe import KINDS, Recipe
 from pipeline.records import first_difference, remove
 from pipeline.remedies import Remedy, propose
-from pipeline.run import RunDir, now
+from pipeline.run import HOME, RunDir, now
 from pipeline.snapshot import check_snapshot
-from pipeline.training import checkpoints
+from pipeline.training import checkpoints, joined
 from pipeline.training.child import Child
 from pipeline.training.failures import classify, oom_kills, read_logs
 from pipeline.training.hub import check_cached
 from pipeline.training.launchers import gpus_at_hand, launch_command, process_environment, processes
 from pipeline.training.own_job import why_stopped
+from pipeline.training.ranks import die_with_parent
 from pipeline.training.requeue import progress, refuse_stalling, requeue
 from pipeline.training.segments import failure_before
+from pipeline.training.served import serving
 from pipeline.training.stop import STOPPED_CODE
 
 HAND_OVER_SECONDS = 120.0
@@ -68,7 +70,7 @@ def execute(run: RunDir, name: str) -> int:
         return 1
     child = Child()
     code, remedy = try_stage(run, name, child)
-    while remedy and remedy.same_job:
+    while remedy and remedy.same_job and joined.MEETING not in os.environ:  # else the other ranks have ended
         code, remedy = try_stage(run, name, child)
     if remedy:
         hand_over(run, name)
@@ -170,10 +172,16 @@ def work(run: RunDir, recipe: Recipe, stage: Stage, child: Child, attempt: int) 
     count = processes(resources, gpus_at_hand())
     checkpoints.prepare(run.checkpoints(stage.name), stage.fingerprint, count * resources.nodes)
     log = run.attempt_log(stage.name, attempt)
-    command = launch_command(stage, run.logs, resources, count)
-    environment = process_environment(count, log.parent, debug=resources.debug)
+    started = joined.MEETING in os.environ and KINDS[stage.kind].makes == "model"
+    command = launch_command(stage, run.logs, resources, count, started=started)
+    environment = process_environment(count, log.parent, debug=resources.debug, group=started)
     successor = run.next_attempt(stage.name, attempt)
-    code, reason = child.run(command, environment, log, successor, alone=resources.launcher == "none")
+    beside = serving(recipe, run, stage.name, environment, log.with_name("generation.out"), child.kill)
+    with beside as (environment, server):
+        if started:
+            joined.announce(HOME, run.logs, stage.name, environment)
+        code, reason = child.run(command, environment, log, successor, alone=resources.launcher == "none")
+    reason = server.failure if server and server.failure else reason
     if code == 0 and not successor.exists():
         run.mark_done(stage.name, stage.fingerprint, list(stage.outputs))
         remove([run.checkpoints(stage.name)])
@@ -189,9 +197,25 @@ def back_to_the_queue(run: RunDir, name: str, job: str, reason: str) -> None:
         print(f"not requeued: {refused}", flush=True)
 
 
+def become_rank(run: RunDir, name: str) -> None:
+    """Become one process of a stage whose attempt another process has begun. Raises NeedsMissing, UserError."""
+    check_snapshot()
+    recipe, _ = run.read_resolved()
+    stage, resources = dag.build(recipe, run)[name], recipe.resources[name]
+    count = processes(resources, gpus_at_hand())
+    environment = process_environment(count, Path(os.environ["RLC_ATTEMPT_DIR"]), debug=resources.debug, group=True)
+    command = launch_command(stage, run.logs, resources, count, started=True)
+    os.chdir(HOME)
+    os.execve(command[0], command, environment)
+
+
 def main(logs: str, name: str) -> int:
     """Run a stage of the run whose logs folder is given."""
     try:
+        if joined.MEETING in os.environ:
+            die_with_parent()
+        if joined.is_follower():
+            become_rank(RunDir.of_logs(Path(logs)), name)
         return execute(RunDir.of_logs(Path(logs)), name)
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.recipe import Resources
 from pipeline.run import HOME
 from pipeline.training.hub import OFFLINE
+from pipeline.training.joined import without_group
 from pipeline.training.ranks import cpus_at_hand
 
 DEBUG = {"NCCL_DEBUG": "INFO", "TORCH_DISTRIBUTED_DEBUG": "INFO", "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000"}
@@ -42,12 +43,15 @@ def processes(resources: Resources, gpus: int) -> int:
     return resources.processes or max(1, min(gpus, resources.gpus) or gpus)
 
 
-def launch_command(stage: Stage, logs: Path, resources: Resources, count: int) -> list[str]:
+def launch_command(stage: Stage, logs: Path, resources: Resources, count: int, *, started: bool = False) -> list[str]:
     """The command line that starts a stage's processes with the launcher of its resources: `count` on each node.
 
-    DeepSpeed's own launcher kills the ranks at SIGTERM, before they can save; torchrun starts them as well.
+    Of processes that a launcher `started` already, it is that of one. DeepSpeed's own launcher kills the ranks at
+    SIGTERM, before they can save; torchrun starts them as well.
     """
     work = [stage.module, str(logs), stage.name]
+    if started:
+        return [sys.executable, "-m", *work]
     if resources.nodes > 1:
         return _over_nodes(resources, count, work)
     match resources.launcher:
@@ -92,8 +96,13 @@ def free_port() -> int:
     raise OSError("no free port between 20000 and 32000")
 
 
-def process_environment(count: int, attempt_folder: Path, *, debug: bool = False) -> dict[str, str]:
-    """The environment of a stage's processes: threads shared out, output not held back, the hub offline."""
+def process_environment(
+    count: int, attempt_folder: Path, *, debug: bool = False, group: bool = False
+) -> dict[str, str]:
+    """The environment of a stage's processes: threads shared out, output not held back, the hub offline.
+
+    `group` keeps what a launcher set that started the processes already.
+    """
     threads = {"OMP_NUM_THREADS": str(max(1, cpus_at_hand() // count)), "OMP_WAIT_POLICY": "PASSIVE"}
     paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
     always = {
@@ -103,4 +112,5 @@ def process_environment(count: int, attempt_folder: Path, *, debug: bool = False
         "TOKENIZERS_PARALLELISM": "false",
         "PET_SIGNALS_TO_HANDLE": "SIGHUP",  # torchrun and accelerate leave a stop to the ranks, which save first
     }
-    return {**threads, **OFFLINE, **os.environ, **always, **(DEBUG if debug else {})}
+    given = os.environ if group else without_group(os.environ)
+    return {**threads, **OFFLINE, **given, **always, **(DEBUG if debug else {})}

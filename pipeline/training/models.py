@@ -10,6 +10,8 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.recipe import Model, Recipe
 from pipeline.run import RunDir
+from pipeline.training.settle import settled_here
+from pipeline.training.templates import declare
 
 PROBE = "ZZPROBEZZ"
 RENDERED = 64
@@ -45,8 +47,11 @@ def revision_of(source: str | Path, model: Model) -> str | None:
     return model.revision if str(source) == model.base else None
 
 
-def load_tokenizer(source: str | Path, revision: str | None = None) -> Any:
-    """The tokenizer of a model folder or hub id, padding on the left. Raises UserError without a chat template."""
+def load_tokenizer(source: str | Path, revision: str | None = None, template: str | None = None) -> Any:
+    """The tokenizer of a model folder or hub id, padding on the left, with the chat template that a recipe declares.
+
+    Raises UserError when it has none and none is declared.
+    """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     # AutoTokenizer gives every qwen2 or phi3 folder that family's own splitting rules, whatever tokenizer.json says.
@@ -55,12 +60,20 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> Any:
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if template is not None:
+        declare(tokenizer, template)
     if not tokenizer.chat_template:
         raise UserError(
             "the tokenizer has no chat template", value=str(source), where="model.base",
-            do="use an instruct model, or add a chat_template to its tokenizer",
+            do="use an instruct model, or declare one: model.chat_template",
         )  # fmt: skip
     return tokenizer
+
+
+def load_base_tokenizer(source: str | Path, model: Model) -> Any:
+    """`load_tokenizer` as a recipe's model section has it: its revision and template are those of its base alone."""
+    declared = model.chat_template if str(source) == model.base else None
+    return load_tokenizer(source, revision_of(source, model), declared)
 
 
 def _has_own_tokenizer(folder: Path) -> bool:
@@ -102,7 +115,7 @@ def end_of_turn(tokenizer: Any) -> int:
 
 
 def torch_dtype(model: Model) -> Any:
-    """The torch dtype of `model.precision`."""
+    """The torch dtype of `model.precision`, which is settled."""
     import torch
 
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[model.precision]
@@ -145,6 +158,15 @@ def _device_map(model: Model) -> dict[str, int] | None:
     return {"": torch.cuda.current_device()}
 
 
+def context_length(source: str | Path, model: Model) -> int | None:
+    """Tokens that a model was made for, by its config; None where it does not say."""
+    from transformers import AutoConfig
+
+    base = adapter_base(Path(source)) or str(source)
+    config = AutoConfig.from_pretrained(base, revision=revision_of(base, model))
+    return getattr(config, "max_position_embeddings", None)
+
+
 def adapter_base(folder: Path) -> str | None:
     """The base model that an adapter folder names, or None for a whole model."""
     path = folder / ADAPTER_CONFIG
@@ -155,16 +177,18 @@ def load_for_training(source: str, model: Model) -> Any:
     """A model to train: whole, or with a LoRA adapter (a new one, or the one that `source` holds).
 
     Adapter weights of a quantized model are float32, so that a resumed run is exact. Raises UserError when no
-    module matches `model.lora.target_modules`.
+    module matches `model.lora.target_modules`, or the adapter is for another base model.
     """
-    base = adapter_base(Path(source))
+    model, base = settled_here(model), adapter_base(Path(source))
+    if base is not None:
+        check_adapter(source, base, model)
     loaded = _load_base(base or source, model)
     if model.lora is None and base is None:
         return loaded
     import peft
 
     if base is not None:
-        return peft.PeftModel.from_pretrained(loaded, source, is_trainable=True, autocast_adapter_dtype=True)
+        return _with_adapter(loaded, source, base, is_trainable=True, autocast_adapter_dtype=True)
     assert model.lora is not None
     config = peft.LoraConfig(
         r=model.lora.r,
@@ -173,12 +197,45 @@ def load_for_training(source: str, model: Model) -> Any:
         target_modules=model.lora.target_modules,
         task_type="CAUSAL_LM",
     )
-    try:
-        return peft.get_peft_model(loaded, config, autocast_adapter_dtype=True)
-    except ValueError as error:
+    _check_targets(loaded, model.lora.target_modules)
+    return peft.get_peft_model(loaded, config, autocast_adapter_dtype=True)
+
+
+def _check_targets(loaded: Any, targets: list[str] | str) -> None:
+    """Raise UserError unless each target is a module: PEFT is content when one of them is."""
+    if isinstance(targets, str):
+        return
+    linear = {name for name, module in loaded.named_modules() if hasattr(module, "weight")}
+    missing = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in linear)]
+    if missing:
+        inside = sorted({name.rpartition(".")[2] for name in linear if ".layers.0." in name and "norm" not in name})
         raise UserError(
-            "LoRA matches no module of this model", value=model.lora.target_modules, where="model.lora.target_modules",
-            do=f"use all-linear, or names from the model ({str(error)[:120]})",
+            "LoRA matches no module of this model", value=missing, where="model.lora.target_modules",
+            do=f"use all-linear, or names from the model: {', '.join(inside)}",
+        )  # fmt: skip
+
+
+def check_adapter(source: str, base: str, model: Model) -> None:
+    """Raise UserError when an adapter folder names another base model than the recipe."""
+    given = model.base
+    if given in (None, source, base) or Path(str(given)).resolve() in (Path(source).resolve(), Path(base).resolve()):
+        return
+    raise UserError(
+        f"the adapter {source} is for another base model than", value=given, where="model.base",
+        do=f"give model.base {base}, or train an adapter for {given}",
+    )  # fmt: skip
+
+
+def _with_adapter(loaded: Any, source: str, base: str, **options: Any) -> Any:
+    """A loaded base model with the adapter of a folder. Raises UserError when its shapes are not those of the base."""
+    import peft
+
+    try:
+        return peft.PeftModel.from_pretrained(loaded, source, **options)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            "the adapter does not fit the base model that it names", value=base, where=source,
+            do=f"put the weights back that it was trained on ({' '.join(str(error).split())[:160]})",
         ) from error  # fmt: skip
 
 
@@ -187,13 +244,11 @@ def load_for_inference(source: str | Path, model: Model) -> tuple[Any, Any]:
 
     `source` is a hub id, a model folder or an adapter folder (its base is loaded below it).
     """
-    base = adapter_base(Path(source))
+    model, base = settled_here(model), adapter_base(Path(source))
     loaded = _load_base(base or str(source), model)
     if base is not None:
-        import peft
-
-        loaded = peft.PeftModel.from_pretrained(loaded, str(source))
-    tokenizer = load_tokenizer(source, revision_of(source, model))
+        loaded = _with_adapter(loaded, str(source), base)
+    tokenizer = load_base_tokenizer(source, model)
     set_end_of_turn(loaded, tokenizer)
     return on_device(loaded, model).eval(), tokenizer
 
@@ -210,6 +265,7 @@ def load_merged(source: str | Path, model: Model) -> Any:
     """The whole model that an adapter folder and its base make, on the CPU; 4-bit weights are dequantized first."""
     import peft
 
+    model = settled_here(model)
     base = _load_base(str(adapter_base(Path(source))), model)
     if model.quantization != "none":
         base = base.dequantize(dtype=torch_dtype(model))

@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from transformers import TrainerCallback
-from transformers.integrations import WandbCallback
+from transformers.integrations import TensorBoardCallback, WandbCallback
 
 from pipeline.load import dump_recipe
 from pipeline.recipe import Recipe
@@ -20,11 +20,26 @@ def tracking_id(run: RunDir, stage: str, fingerprint: str) -> str:
     return hashlib.sha256(run.comment(stage, fingerprint).encode()).hexdigest()[:16]
 
 
-def track(trainer: Any, recipe: Recipe, run: RunDir, stage: str, fingerprint: str) -> None:
-    """Let a trainer report to W&B, where the recipe asks for it.
+def tracked_name(recipe: Recipe, run: RunDir, stage: str) -> str:
+    """Name of a stage's run where it is tracked: the recipe's, or that of run and stage."""
+    name = recipe.tracking.run_name
+    if name is None:
+        return f"{run.name}-{stage}"
+    return name if len(recipe.training_stages()) == 1 else f"{name}-{stage}"
 
-    The trainer's own callback goes: it begins a new run at every attempt and counts steps anew.
+
+def track(trainer: Any, recipe: Recipe, run: RunDir, stage: str, fingerprint: str) -> None:
+    """Let a trainer report to W&B and TensorBoard, where the recipe asks for it.
+
+    The trainer's own callbacks go: that for W&B begins a new run at every attempt and counts steps anew, that for
+    TensorBoard writes among the checkpoints, which are deleted in the end.
     """
+    if "tensorboard" in recipe.tracking.report_to:
+        from torch.utils.tensorboard import SummaryWriter
+
+        trainer.remove_callback(TensorBoardCallback)
+        writer = SummaryWriter(str(run.tensorboard(stage))) if trainer.accelerator.is_main_process else None
+        trainer.add_callback(TensorBoardCallback(writer))
     if "wandb" in recipe.tracking.report_to:
         trainer.remove_callback(WandbCallback)
         trainer.add_callback(TrackingCallback(recipe, run, stage, tracking_id(run, stage, fingerprint)))
@@ -47,12 +62,12 @@ class TrackingCallback(TrainerCallback):  # type: ignore[misc]
             return
         import wandb
 
-        mode = os.environ.get("WANDB_MODE") or "offline"
+        mode = os.environ.get("WANDB_MODE") or self.recipe.tracking.mode
         self.tracker = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or self.recipe.tracking.project,
             id=self.identity,
             resume="allow" if mode == "online" else None,
-            name=f"{self.run.name}-{self.stage}",
+            name=tracked_name(self.recipe, self.run, self.stage),
             group=self.run.name,
             job_type=self.stage,
             dir=str(self.run.stage(self.stage)),

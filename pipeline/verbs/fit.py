@@ -13,6 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.fit.calibration import observe, read_observations
 from pipeline.fit.cards import Card, card_named, known_card
 from pipeline.fit.recipe_fit import StageFit, fit_stage, gpu_stages, refuse, unplanned
+from pipeline.fit.settle import for_card
 from pipeline.fit.tracer import Tracer
 from pipeline.recipe import Recipe
 from pipeline.run import RunDir
@@ -36,6 +37,7 @@ def fit(
     words_to_stderr(as_json)
     settings, folder, cluster = resolve(recipe, overrides or [], run_name)
     card = card_named(gpu) if gpu else site_card(cluster)
+    settings = for_card(settings, card)
     stages = gpu_stages(settings, all_of_them=gpu is not None) or gpu_stages(settings, all_of_them=True)
     with Tracer(folder.cache(CACHE), _tell) as tracer:
         seen = observe(output_root(cluster), tracer)

@@ -10,6 +10,7 @@ from pipeline import show
 from pipeline.cluster import ClusterFile, load_cluster
 from pipeline.errors import UserError
 from pipeline.fit.recipe_fit import applied, gpu_stages, refuse
+from pipeline.fit.settle import for_card
 from pipeline.recipe import Recipe
 from pipeline.run import HOME, RunDir
 from pipeline.submit import slurm
@@ -142,6 +143,7 @@ def plan(
 def _show_plan(settings: Recipe, folder: RunDir, cluster: ClusterFile, choice: Choice, as_json: bool) -> None:
     make_plan(settings, folder, cluster, choice)  # what is wrong is told before anything is predicted
     card = site_card(cluster) if gpu_stages(settings) else None
+    settings = for_card(settings, card)
     fits, unknown = planned(settings, folder, card)
     show.console.stderr = False
     show.plan(make_plan(applied(settings, fits), folder, cluster, choice), as_json, fits, unknown)
@@ -155,6 +157,7 @@ def _fitted(settings: Recipe, folder: RunDir, cluster: ClusterFile) -> Recipe:
     card = site_card(cluster) if gpu_stages(settings) else None
     if card is None:
         return settings
+    settings = for_card(settings, card)
     fits, unknown = planned(settings, folder, card)
     for line in unknown:
         show.console.print(line, markup=False, soft_wrap=True)
