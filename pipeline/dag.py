@@ -61,6 +61,8 @@ def result_settings(recipe: Recipe, name: str) -> Tree:
     """The settings that affect the result of a stage: never where, how long or how it is logged."""
     section = {k: v for k, v in recipe.sections[name].items() if not k.startswith(NOT_IN_RESULTS)}
     settings: Tree = {"task": recipe.task, "seed": recipe.seed, "model": recipe.model.model_dump(), "section": section}
+    if isinstance(section.get("pairs"), str):
+        settings["pairs_stamp"] = source_stamp(section["pairs"])
     if KINDS[recipe.stage(name).kind].makes == "dataset":
         settings["model"] = recipe.model.model_dump(include={"base", "revision", "scratch", "chat_template"})
         settings["template_stamp"] = source_stamp(recipe.model.chat_template)

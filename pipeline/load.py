@@ -12,6 +12,7 @@ from pipeline.errors import UserError
 from pipeline.flat_keys import flat_recipe, is_flat
 from pipeline.question_recipe import check_questions
 from pipeline.recipe import KINDS, NAME_PATTERN, Recipe, Resources, StageEntry
+from pipeline.recipe_rl import check_smoothing
 from pipeline.settings import Tree, collect, merge, nearest, override_tree, raise_all, read_yaml, validate
 from pipeline.trainer_options import check_option
 
@@ -163,6 +164,7 @@ def _check_section(entry: StageEntry, section: Any, where: str) -> None:
     valid = list(model.model_fields)
     checks: list[Callable[[], object]] = [lambda: validate(model, own, where, f"{entry.name}.")]
     checks += [partial(check_option, entry.kind, entry.name, k, v, valid, where) for k, v in options.items()]
+    checks += [partial(check_smoothing, options, f"{entry.name} in {where}")] if entry.kind == "dpo" else []
     collect(checks)
 
 

@@ -42,7 +42,7 @@ def sources(recipe: Recipe) -> list[Source]:
 
 
 def reward_of(recipe: Recipe, stage: str) -> Reward:
-    """The reward of a GRPO stage: what its section says, else the one of its task."""
+    """The reward of a stage of rollouts: what its section says, else the one of its task."""
     own: Reward | None = recipe.own(stage).reward
     return own or Reward.model_validate({"type": GRADED[task_of(recipe, stage)]})
 
@@ -72,7 +72,9 @@ def check_questions(
                 key for key in YES_NO_ONLY if sections[name].get(key) not in (None, [], "generate", "transformers")
             ]
             errors += [_wrong(f"{name}.{key} is not for the task", recipe.task, name, "take it out") for key in asked]
-        if kind != "grpo":
+        if kind == "dpo" and ours and sections[name].get("pairs") is None:
+            errors += _check_reward(recipe, name, None)
+        if kind not in ("grpo", "ppo"):
             continue
         unused = "rewards" if ours else "reward"
         if unused in sections[name] and sections[name][unused] is not None:

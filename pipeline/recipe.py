@@ -14,8 +14,8 @@ from pipeline.recipe_model import Lora as Lora
 from pipeline.recipe_model import Model as Model
 from pipeline.recipe_model import ScratchModel as ScratchModel
 from pipeline.recipe_model import Tokenizer as Tokenizer
-from pipeline.recipe_questions import SOURCES, QuestionTask, Reward
-from pipeline.recipe_rewards import Rewards
+from pipeline.recipe_questions import SOURCES, QuestionTask
+from pipeline.recipe_rl import DevCheck, Dpo, Grpo, Ppo, Rollouts
 from pipeline.recipe_stage import Checkpoints, StageSettings
 from pipeline.settings import Count, Positive, Section, Share, Tree
 
@@ -46,64 +46,16 @@ class Sft(StageSettings):
     micro_batch_size: Positive = 8
     """Most rows a process takes at once; accumulation fills the global batch."""
     muon: Muon | None = None
+    dev: DevCheck | None = None
     checkpoint: Checkpoints = Checkpoints()
-
-
-class Guard(Section):
-    """Watches F1 (accuracy, where the task has no classes) on dev rows during GRPO and keeps the best checkpoint."""
-
-    every_steps: Positive = 20
-    rows: Positive = 256
-    stop_below: Share = 0.5
-    """Stop when it falls below this share of what the stage began with; 0 never stops."""
-
-
-Generation = Literal["transformers", "continuous", "vllm-colocate", "vllm-server"]
-
-
-class Grpo(StageSettings):
-    """Own keys of a `grpo` section; every other key is an option of TRL's GRPOConfig."""
-
-    makes = "model"
-
-    global_batch_size: Positive
-    """Completions in one optimizer step: prompts times num_generations."""
-    micro_batch_size: Positive = 8
-    num_generations: Annotated[int, Field(ge=2)] = 8
-    generation: Generation = "transformers"
-    """How completions are made; see docs/performance.md."""
-    generation_gpus: Positive = 1
-    """With `vllm-server`: GPUs of the node that the server has for itself."""
-    rewards: Rewards = Rewards()
-    """Of the task corr2cause."""
-    reward: Reward | None = None
-    """Of the other tasks; null: that of the task, 1 for a right answer and 0 for another."""
-    guard: Guard | None = Guard()
-    checkpoint: Checkpoints = Checkpoints()
-
-    def generation_options(self) -> Tree:
-        """The options of GRPOConfig that `generation` stands for."""
-        match self.generation:
-            case "continuous":
-                return {"use_transformers_continuous_batching": True}
-            case "vllm-colocate" | "vllm-server":
-                return {"use_vllm": True, "vllm_mode": self.generation.removeprefix("vllm-")}
-            case _:
-                return {}
-
-    @model_validator(mode="after")
-    def _groups(self) -> Grpo:
-        if self.global_batch_size % self.num_generations:
-            raise ValueError(
-                f"global_batch_size {self.global_batch_size} must divide by num_generations {self.num_generations}"
-            )
-        return self
 
 
 KINDS: dict[str, type[StageSettings]] = {
     "preprocess": Preprocess,
     "sft": Sft,
     "grpo": Grpo,
+    "dpo": Dpo,
+    "ppo": Ppo,
     "evaluate": Evaluate,
     "triplets": Triplets,
     "contrastive": Contrastive,
@@ -245,12 +197,12 @@ class Recipe(Section):
         return next(entry for entry in self.stages if entry.name == name)
 
     def own(self, name: str) -> Any:
-        """Own settings (Sft, Grpo, Evaluate ...) of a stage, without the trainer's options."""
+        """Own settings (Sft, Dpo, Evaluate ...) of a stage, without the trainer's options."""
         model = KINDS[self.stage(name).kind]
         return model.model_validate({k: v for k, v in self.sections[name].items() if k in model.model_fields})
 
     def trainer_options(self, name: str) -> Tree:
-        """The trainer's options of a training stage's section, as they go to SFTConfig or GRPOConfig."""
+        """The trainer's options of a training stage's section, as they go to SFTConfig, GRPOConfig or DPOConfig."""
         return {k: v for k, v in self.sections[name].items() if k not in KINDS[self.stage(name).kind].model_fields}
 
     def warnings(self) -> list[str]:
@@ -258,6 +210,6 @@ class Recipe(Section):
         return [
             f"{entry.name}.rewards: {told}"
             for entry in self.stages
-            if entry.kind == "grpo" and self.task == "corr2cause"
+            if issubclass(KINDS[entry.kind], Rollouts) and self.task == "corr2cause"
             for told in self.own(entry.name).rewards.warnings(self.data.balance, self.trainer_options(entry.name))
         ]

@@ -24,6 +24,9 @@ class Rewards(Section):
     ones weigh alike in sum, whatever their numbers."""
     true_steps: Weight = 0.5
     """Times the share of reasoning steps, up to the first false one, that the causal engine finds true."""
+    step_credit: Weight = 0.0
+    """Times how much truer a step is than the batch's steps on average, in standard deviations: added to the advantage
+    of that step's own tokens, up to the first false one, so that a false statement is blamed and not the whole text."""
     format: Weight = 0.0
     """For a completion that ends in `Therefore: Yes` or `Therefore: No` and says this once."""
     reasoning_length_bonus: Weight = 0.0

@@ -122,6 +122,10 @@ class RunPaths:
         """Folder of a training stage's checkpoints."""
         return self.stage(stage) / "checkpoints"
 
+    def samples(self, stage: str, part: str, rank: int) -> Path:
+        """Completions that one process of a stage sampled to make preference pairs of: JSON lines."""
+        return self.stage(stage) / f"samples-{part}-{rank}.jsonl"
+
     def model(self, stage: str) -> Path:
         """Folder of the model that a stage makes; `base` is a scratch model before training."""
         return self.root / "models" / f"{self.name}_{stage}_model"

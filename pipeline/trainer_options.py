@@ -14,6 +14,8 @@ from pipeline.settings import nearest
 CONFIG_SOURCES = {
     "sft": ("trl", "trl/trainer/sft_config.py", "SFTConfig"),
     "grpo": ("trl", "trl/trainer/grpo_config.py", "GRPOConfig"),
+    "ppo": ("trl", "trl/trainer/grpo_config.py", "GRPOConfig"),
+    "dpo": ("trl", "trl/trainer/dpo_config.py", "DPOConfig"),
     "contrastive": ("transformers", "transformers/training_args.py", "TrainingArguments"),
 }
 _BASES = {
@@ -22,7 +24,7 @@ _BASES = {
 }
 
 SAVING = "checkpoint.every_steps in the same section"
-BEST = "grpo.guard, or contrastive.early_stopping: they keep the best weights"
+BEST = "guard in grpo, ppo or dpo, or contrastive.early_stopping: they keep the best weights"
 RESERVED = {
     "per_device_train_batch_size": "micro_batch_size in the same section (global_batch_size stays what it is)",
     "gradient_accumulation_steps": "global_batch_size in the same section; accumulation follows from the GPUs at hand",
@@ -48,6 +50,7 @@ RESERVED = {
     "greater_is_better": BEST,
     "ignore_data_skip": "nothing: a resumed stage goes on with the row after the last one",
     "restore_callback_states_from_checkpoint": "nothing: a resumed stage has the state of its guard",
+    "pad_token": "nothing: the tokenizer's own is taken",
     **dict.fromkeys(
         ("use_vllm", "vllm_mode", "use_transformers_paged", "use_transformers_continuous_batching"),
         "generation in the same section: transformers, continuous, vllm-colocate or vllm-server",
@@ -55,10 +58,27 @@ RESERVED = {
     "vllm_server_base_url": "nothing: generation: vllm-server starts a server and finds it",
     "fsdp": "resources.<stage>.fsdp",
     "fsdp_config": "resources.<stage>.fsdp",
-    "reward_weights": "the weights in grpo.rewards",
+    "reward_weights": "the weights in grpo.rewards (or in the section of the same stage)",
     "resume_from_checkpoint": "nothing: a stage resumes from its newest complete checkpoint by itself",
 }
 """Options that the recipe sets elsewhere, with the right place."""
+
+GROUP = "nothing: it shapes GRPO's group advantages, PPO has those of its value model"
+RESERVED_OF = {
+    "ppo": {
+        "beta": "kl_coefficient in the same section: the penalty is in PPO's rewards",
+        "scale_rewards": GROUP,
+        "multi_objective_aggregation": GROUP,
+        "off_policy_mask_threshold": GROUP,
+        "use_bias_correction_kl": GROUP,
+        "mask_truncated_completions": "nothing: the end of a completion, cut off or not, is where its reward is paid",
+    },
+    "dpo": {
+        "truncation_mode": "nothing: pairs above max_length are left out, none is cut",
+        "padding_free": "nothing: this version of TRL does without",
+    },
+}
+"""The same, of one kind of stage."""
 
 RENAMED = {
     "max_seq_length": "max_length",
@@ -74,6 +94,26 @@ RENAMED = {
 
 CHOICES = {
     ("grpo", "loss_type"): ("bnpo", "cispo", "dapo", "dr_grpo", "grpo", "luspo", "sapo", "vespo"),
+    ("ppo", "loss_type"): ("bnpo", "dapo", "dr_grpo", "grpo"),
+    ("ppo", "importance_sampling_level"): ("token",),
+    ("dpo", "loss_type"): (
+        "aot",
+        "aot_unpaired",
+        "apo_down",
+        "apo_zero",
+        "bco_pair",
+        "discopop",
+        "exo_pair",
+        "hinge",
+        "ipo",
+        "nca_pair",
+        "robust",
+        "sft",
+        "sigmoid",
+        "sigmoid_norm",
+        "sppo_hard",
+    ),
+    ("dpo", "f_divergence_type"): ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
     ("grpo", "importance_sampling_level"): ("token", "sequence"),
     ("grpo", "scale_rewards"): ("group", "batch", "none"),
     ("grpo", "multi_objective_aggregation"): ("sum_then_normalize", "normalize_then_sum"),
@@ -105,7 +145,7 @@ def _class_fields(package: str, path: str, name: str) -> dict[str, str]:
 
 
 def trainer_options(kind: str) -> dict[str, str]:
-    """Option name -> annotation text of the trainer config of a stage kind ("sft", "grpo")."""
+    """Option name -> annotation text of the trainer config of a stage kind ("sft", "dpo" ...)."""
     return _class_fields(*CONFIG_SOURCES[kind])
 
 
@@ -142,20 +182,24 @@ def _accepts(annotation: str, value: Any) -> bool:
 def check_option(kind: str, stage: str, option: str, value: Any, own: list[str], where: str) -> None:
     """Raise UserError unless the installed trainer knows `option` and takes `value` for it."""
     dotted = f"{stage}.{option}"
-    if option in RENAMED or option in RESERVED:
-        place = RENAMED.get(option) or RESERVED[option]
+    reserved = {**RESERVED_OF.get(kind, {}), **RESERVED}
+    if option in RENAMED or option in reserved:
+        place = RENAMED.get(option) or reserved[option]
         raise UserError("this option has another place", value=dotted, where=where, do=f"use {place}")
     options = trainer_options(kind)
     if option not in options:
-        hint = nearest(option, [*own, *(set(options) - RESERVED.keys())])
+        hint = nearest(option, [*own, *(set(options) - reserved.keys())])
         raise UserError("unknown option", value=dotted, where=f"{where} (trl {_version()})", do=hint)
     if not _accepts(options[option], value):
         wanted = options[option]
         hint = "write the number without quotes" if isinstance(value, str) else f"give a value of type {wanted}"
         raise UserError(f"{dotted} must be {wanted}, not {type(value).__name__}", value=value, where=where, do=hint)
     choices = CHOICES.get((kind, option))
-    if choices and value not in choices:
-        raise UserError(f"unknown {option}", value=value, where=f"{dotted} in {where}", do=nearest(value, choices))
+    for word in value if isinstance(value, list) else [value]:
+        if choices and word not in choices:
+            raise UserError(
+                f"unknown {option}", value=word, where=f"{dotted} in {where}", do=nearest(str(word), choices)
+            )
 
 
 def _version() -> str:

@@ -209,7 +209,7 @@ def test_rows_longer_than_the_context_are_refused(bases: Path, tmp_path: Path) -
 
 @pytest.mark.training
 def test_rollouts_longer_than_the_context_are_refused(bases: Path) -> None:
-    from pipeline.stages.grpo import check_rollouts
+    from pipeline.stages.rollouts import check_rollouts
     from pipeline.training.models import load_tokenizer
 
     tokenizer, config = load_tokenizer(bases / "small"), load_for_training(str(bases / "small"), plain(bases)).config

@@ -159,7 +159,7 @@ def test_the_comparison_has_the_promised_shape(tmp_path: Path) -> None:
     assert written["models"]["base"]["unparsable"] == 6
     assert written["models"]["sft"] | {"rows": 6, "precision": 0.5, "recall": 1.0} == written["models"]["sft"]
     assert written["baselines"]["always_yes"]["f1"] == pytest.approx(2 / 3)
-    assert list(written["differences"]) == ["sft-base", "grpo-sft"]
+    assert list(written["differences"]) == ["sft-base", "grpo-sft", "grpo-base"]
     assert read_comparison(path) == comparison
 
     output = io.StringIO()

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
+from pipeline.cli import main
 from pipeline.errors import UserError
 from pipeline.recipe_contrastive import GeneratedTriplets, Triplets
 from pipeline.tasks import injection, injection_splits
@@ -190,3 +191,13 @@ def test_most_attacks_of_the_real_validation_file_stand_in_training_too() -> Non
     settings = Triplets(validation=str(DATA / "val.jsonl"))
     made = injection_splits.make_splits(str(DATA / "train_3000.jsonl"), settings, 1)
     assert made.leaks["dev"]["equal_attacks"] == 793 and len(made.rows["dev"]) == 100
+
+
+def test_broken_triplets_are_refused_before_anything_is_submitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.jsonl").write_text("{}\n", encoding="utf-8")
+    words = ["run", "robust-tiny", f"data.source={tmp_path}", "--via", "local", "--dry-run"]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "line 1, " in told and str(tmp_path / "train.jsonl") in told

@@ -124,7 +124,7 @@ def interrupt(run: RunDir, stage: str, name: str, moment: str, step: int) -> Non
         ("sft", "SIGKILL", "save", 8, 4),
         ("grpo", "SIGTERM", "step", 17, 18),
         pytest.param("grpo", "SIGUSR1", "step", 3, 4, marks=pytest.mark.long),
-        ("grpo", "SIGKILL", "step", 11, 8),
+        pytest.param("grpo", "SIGKILL", "step", 11, 8, marks=pytest.mark.long),
     ],
 )
 def test_a_stage_goes_on_exactly(
@@ -229,7 +229,7 @@ def test_another_number_of_processes_is_refused_before_any_starts(pair: RunDir, 
     assert run.state("sft")["state"] == "failed"
 
 
-@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("quantization", [pytest.param("none", marks=pytest.mark.long), "nf4"])
 def test_adapters_go_on_exactly(prepared: RunDir, tmp_path: Path, quantization: str) -> None:
     run = RunDir(tmp_path / "undisturbed", "r")
     tree = read_yaml(HOME / "configs" / "smoke.yaml")

@@ -55,7 +55,8 @@ def at_work(run: RunDir) -> Iterator[subprocess.Popen[bytes]]:
     """The job body of sft in its tenth step or later; killed at the end if it still lives."""
     body = subprocess.Popen([*BODY, str(run.logs), "sft"], env=environment(), cwd=HOME, stdout=subprocess.DEVNULL)
     try:
-        until("ten steps are logged", lambda: body.poll() is not None or run.metrics_bytes("sft") > 1500)
+        logged = "ten steps are logged"
+        until(logged, lambda: body.poll() is not None or run.metrics_bytes("sft") > 1500, seconds=COMPILING)
         assert body.poll() is None, run.latest_log("sft").read_text()
         yield body
     finally:
@@ -88,9 +89,18 @@ LAUNCHERS = [
     ("torchrun", {"launcher": "torchrun", "processes": 2}),
     ("accelerate", {"launcher": "accelerate", "processes": 2}),
 ]
+DEEPSPEED = {"launcher": "deepspeed", "processes": 2, "deepspeed": "zero2.json"}
+COMPILING = 900
+"""Seconds that DeepSpeed may take to compile its extension, once in each project folder."""
 
 
-@pytest.mark.parametrize(("name", "resources"), LAUNCHERS, ids=[name for name, _ in LAUNCHERS])
+@pytest.mark.parametrize(
+    ("name", "resources"),
+    [
+        *(pytest.param(name, resources, id=name) for name, resources in LAUNCHERS),
+        pytest.param("deepspeed", DEEPSPEED, id="deepspeed", marks=pytest.mark.long),
+    ],
+)
 def test_all_processes_save_and_end(root: Path, name: str, resources: dict[str, Any]) -> None:
     """SIGTERM reaches every process, as Slurm sends it: launcher and ranks alike."""
     run = prepare(write_run(root, name, **resources))

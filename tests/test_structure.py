@@ -28,6 +28,7 @@ LAYERS = [
         "recipe_data",
         "recipe_evaluate",
         "recipe_rewards",
+        "recipe_rl",
         "recipe_stage",
         "recipe_questions",
         "question_recipe",

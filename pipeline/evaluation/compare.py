@@ -38,7 +38,7 @@ def compare(
 ) -> Comparison:
     """Compare models by name on the same rows; `stages` are the recipe's training stages in order.
 
-    Each stage is set against the one before it, a model that is no stage against the base model. A model that says
+    Each stage is set against those before it, a model that is no stage against the base model. A model that says
     nothing in any row is named in `refused`, beside those given (name -> why), and not counted. Raises UserError when
     two models were asked different rows, and when no model says anything; StageFailed when there is none at all.
     """
@@ -109,10 +109,11 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
 
 
 def compared_pairs(order: Sequence[str], stages: Sequence[str]) -> list[tuple[str, str]]:
-    """Which models are set against which: each stage against the model before it, others against base."""
+    """Which models are set against which: a stage against all before it, the nearest first; others against base."""
     chain = [name for name in order if name == BASE or name in stages]
     others = [name for name in order if name not in chain]
-    return [*zip(chain[1:], chain[:-1], strict=True), *((name, BASE) for name in others if BASE in order)]
+    before = [(name, chain[other]) for place, name in enumerate(chain) for other in reversed(range(place))]
+    return [*before, *((name, BASE) for name in others if BASE in order)]
 
 
 def model_result(predictions: Predictions, known: Known, resamples: int, seed: int) -> ModelResult:

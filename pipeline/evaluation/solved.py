@@ -158,7 +158,7 @@ def compare_solved(
 ) -> Comparison:
     """Compare models by name on the same rows; `stages` are the recipe's training stages in order.
 
-    Each stage is set against the one before it, other models against the base model. A model that says nothing in any
+    Each stage is set against those before it, other models against the base model. A model that says nothing in any
     row is named in `refused` and not counted. Raises UserError when all say nothing, StageFailed when there is none.
     """
     order = [name for name in (BASE, *stages) if name in files]

@@ -94,14 +94,14 @@ def proposals(predictor: Predictor, recipe: Recipe, work: Work) -> list[Proposal
 
 
 def _smaller(predictor: Predictor, recipe: Recipe, work: Work, change: str) -> Proposal | None:
-    """Shorter rows for SFT, fewer at once for evaluation, shorter completions for GRPO."""
+    """Shorter rows for SFT, fewer at once for evaluation, shorter completions where they are sampled."""
     if work.kind == "evaluate":
         sizes = [work.micro >> shift for shift in range(1, work.micro.bit_length())]
         size = first_fitting(sizes, lambda size: bool(choose(predictor, recipe, replace(work, micro=size)).fits))
         if size is None:
             return None
         return _proposal(predictor, recipe, replace(work, micro=size), change, f"{work.name}.batch_size={size}")
-    if work.kind == "grpo":
+    if work.rolls:
         fewer = _fewer_completions(predictor, recipe, work, change)
         if fewer is not None:
             return fewer
@@ -111,11 +111,12 @@ def _smaller(predictor: Predictor, recipe: Recipe, work: Work, change: str) -> P
         if choice.fits:
             told = f"{work.name}.forward=separate"
             return Proposal(" ".join(filter(None, [change, told])), choice.memory)
-    key = {"sft": f"{work.name}.max_length", "contrastive": "triplets.max_length"}.get(work.kind, "")
-    longest = work.lengths.longest if key else work.new_tokens
+    word = "max_completion_length" if work.generates else "max_length"
+    key = f"{'triplets' if work.kind == 'contrastive' else work.name}.{word}"
+    longest = work.new_tokens if work.generates else work.lengths.longest
 
     def cut(tokens: int) -> Work:
-        return shorter(work, tokens) if key else replace(work, new_tokens=tokens)
+        return replace(work, new_tokens=tokens) if work.generates else shorter(work, tokens)
 
     lengths = list(range((longest - 1) // LENGTH_STEP * LENGTH_STEP, SHORTEST - 1, -LENGTH_STEP))
     least = settings(work)[-1]
@@ -123,7 +124,7 @@ def _smaller(predictor: Predictor, recipe: Recipe, work: Work, change: str) -> P
     found = first_fitting(lengths, lambda tokens: predictor.stage(recipe, cut(tokens), least).fits(_card(card)))
     if found is None:
         return None
-    return _proposal(predictor, recipe, cut(found), change, f"{key or f'{work.name}.max_completion_length'}={found}")
+    return _proposal(predictor, recipe, cut(found), change, f"{key}={found}")
 
 
 def _one_after_the_other(recipe: Recipe, stage: str) -> Recipe:

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from pipeline.fit.cards import Card
-from pipeline.fit.predict import Setting
+from pipeline.fit.predict import Setting, penalized
 from pipeline.fit.step import BYTES
 from pipeline.fit.workload import Work
 from pipeline.recipe import Recipe
@@ -56,13 +56,15 @@ def duration(recipe: Recipe, work: Work, setting: Setting, card: Card) -> Durati
     if not work.trains:
         return start + _generation(recipe, work, card, work.rows, work.micro)
     total = start + _spread(_training(recipe, work, setting, card))
-    if work.kind == "grpo":
-        share = work.global_batch // work.world
-        total += _generation(recipe, work, card, work.rows // work.world, share)
-        guard = recipe.own(work.name).guard
-        if guard is not None:
-            looks = 1 + work.rows // work.global_batch // guard.every_steps
-            total += _generation(recipe, work, card, looks * guard.rows, setting.micro)
+    own, size = recipe.own(work.name), setting.micro
+    if work.rolls:
+        total += _generation(recipe, work, card, work.rows // work.world, work.global_batch // work.world)
+    elif work.generates:
+        size, rows = own.sampled_at_once, (recipe.data.rows.get(work.name) or 10_000) + own.held_out
+        total += _generation(recipe, work, card, rows * own.samples // work.world, size)
+    if work.generates and own.guard is not None:
+        looks = 1 + work.rows // work.global_batch // own.guard.every_steps
+        total += _generation(recipe, work, card, looks * own.guard.rows, size)
     return total
 
 
@@ -74,15 +76,22 @@ def _training(recipe: Recipe, work: Work, setting: Setting, card: Card) -> float
     """Seconds of all forward and backward passes."""
     real = work.lengths.mean + work.new_tokens * WRITTEN[1]
     sorted_rows = work.options.get("packing") or "group_by_length" in str(work.options.get("train_sampling_strategy"))
-    tokens = setting.micro * real / (1.0 if sorted_rows else padding(setting.micro))
+    tokens = work.sequences * setting.micro * real / (1.0 if sorted_rows else padding(setting.micro))
     passes = 4 if recipe.model.lora else 6
-    passes += (2 if setting.checkpointing else 0) + (2 if work.kind == "grpo" and work.options.get("beta") else 0)
+    passes += (2 if setting.checkpointing else 0) + _without_gradient(recipe, work)
     weights = work.architecture.linear_parameters + work.architecture.embedding
     width = work.architecture.key_value_width * 2 * work.architecture.layers
     compute = passes * tokens * (weights + real * width) / (card.tflops * 1e12 * UTILIZATION)
     launched = work.architecture.layers * LAYER_TRAINING * passes / 4
     unpacking = _unpacking(recipe, work, card) * passes / 2
     return work.rows / work.world / setting.micro * (max(compute, launched) + unpacking)
+
+
+def _without_gradient(recipe: Recipe, work: Work) -> int:
+    """Further passes, counted as the others (2 for one forward): the reference's, and that over PPO's rollout."""
+    if work.kind == "dpo":
+        return 2
+    return (2 if work.rolls and penalized(recipe, work) else 0) + (2 if work.kind == "ppo" else 0)
 
 
 def _unpacking(recipe: Recipe, work: Work, card: Card) -> float:

@@ -35,11 +35,11 @@ def checkpoint_bytes(recipe: Recipe, work: Work) -> float:
 def disk_bytes(recipe: Recipe, work: Work) -> tuple[float, float]:
     """(most while it runs, what stays): checkpoints are deleted when the stage is done, the model stays.
 
-    GRPO's guard keeps its best weights inside each checkpoint.
+    A guard keeps its best weights inside each checkpoint.
     """
     trained, each = _trained(recipe, work)
     own = recipe.own(work.name)
-    best = trained * each if work.kind == "grpo" and own.guard is not None else 0.0
+    best = trained * each if getattr(own, "guard", None) is not None else 0.0
     model = trained * each + TOKENIZER
     return model + best + (own.checkpoint.keep + 1) * (checkpoint_bytes(recipe, work) + best), model
 

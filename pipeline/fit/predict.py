@@ -40,10 +40,10 @@ class Predictor:
             phases |= self.tracer.trace(training_step(recipe, work, setting.micro, setting.checkpointing)).at(layers)
             states = _states(phases["load"], phases["optimizer step"])
             extra = _reference(recipe, work)
-            phases = {phase: _plus(terms, extra) for phase, terms in phases.items()}
-            if work.kind == "grpo" and self._vllm(work):
+            phases = {phase: _plus(terms, {**extra, **_values(work, setting)}) for phase, terms in phases.items()}
+            if work.rolls and self._vllm(work):
                 phases[ROLLOUT] = _plus(states, extra)
-        if work.kind == "evaluate" or (work.kind == "grpo" and not self._vllm(work)):
+        if work.generates and not self._vllm(work):
             made = self.tracer.trace(generation_step(recipe, work, setting.micro)).at(layers)
             beside = _plus({"optimizer": states["optimizer"]}, extra) if work.trains else {}
             phases |= {phase: _plus(terms, beside) for phase, terms in made.items()}
@@ -75,13 +75,32 @@ def _states(load: Terms, end: Terms) -> Terms:
 
 
 def _reference(recipe: Recipe, work: Work) -> Terms:
-    """GRPO's reference with a KL penalty: TRL copies the adapter that it goes on training, or the whole model."""
-    if work.kind != "grpo" or not float(work.options.get("beta", 0.0)):
+    """DPO's reference, GRPO's and PPO's with a KL penalty: TRL copies the adapter that it trains, or all weights."""
+    if not _has_reference(recipe, work):
         return {}
     lora = recipe.model.lora
     if lora is None:
         return {"weights": float(work.architecture.parameters * BYTES[recipe.model.precision])}
     return {"adapters": float(work.architecture.lora_parameters(lora.r, lora.target_modules) * BYTES["fp32"])}
+
+
+def _has_reference(recipe: Recipe, work: Work) -> bool:
+    if work.kind == "dpo":
+        return recipe.model.lora is not None or not work.options.get("precompute_ref_log_probs")
+    return work.rolls and penalized(recipe, work)
+
+
+def penalized(recipe: Recipe, work: Work) -> bool:
+    """Whether straying from a reference costs GRPO's or PPO's policy something."""
+    return bool(recipe.own(work.name).kl_coefficient if work.kind == "ppo" else work.options.get("beta"))
+
+
+def _values(work: Work, setting: Setting) -> Terms:
+    """What PPO's value head holds on to: the last hidden states in 32 bit, as they are and normalized."""
+    if work.kind != "ppo":
+        return {}
+    tokens = setting.micro * (work.lengths.longest + work.new_tokens)
+    return {"activations": float(2 * tokens * work.architecture.config["hidden_size"] * BYTES["fp32"])}
 
 
 def quantized(recipe: Recipe) -> Recipe:

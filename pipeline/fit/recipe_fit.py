@@ -20,7 +20,7 @@ from pipeline.recipe import Recipe
 from pipeline.run import RunDir
 
 GIB = 1 << 30
-PLANNED = ("sft", "grpo", "contrastive", "evaluate", "robustness")
+PLANNED = ("sft", "grpo", "dpo", "ppo", "contrastive", "evaluate", "robustness")
 """Kinds of stages whose step is known here."""
 
 

@@ -30,6 +30,8 @@ MEAN = {"train": 0.22, "test": 0.55}
 """Mean length over the longest."""
 CHARACTERS = 3.4
 """Characters a token of today's vocabularies, on Corr2Cause text."""
+ROLLOUTS = ("grpo", "ppo")
+"""Kinds of stages whose every step samples completions and learns from them."""
 OUTPUTS = 128
 """Tokens of the longest answer of a triplet, supposed."""
 RELEASED_TEST = 1162
@@ -61,8 +63,24 @@ class Work:
     lengths: Lengths
     new_tokens: int
     rows: int
-    """Rows that it goes through in all, repetitions (epochs, generations) included; completions for GRPO."""
+    """Rows that it goes through in all, repetitions (epochs, generations) included; completions for GRPO and PPO,
+    pairs for DPO."""
     options: dict[str, Any]
+
+    @property
+    def rolls(self) -> bool:
+        """Whether its steps sample completions."""
+        return self.kind in ROLLOUTS
+
+    @property
+    def generates(self) -> bool:
+        """Whether it samples or asks for completions at all: DPO does, unless its pairs are in a file."""
+        return self.kind == "evaluate" or self.new_tokens > 0
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that are one row of the batch: DPO's rows are pairs."""
+        return 2 if self.kind == "dpo" else 1
 
     @property
     def trains(self) -> bool:
@@ -89,14 +107,13 @@ def work_of(recipe: Recipe, run: RunDir, stage: str, world: int | None = None) -
     kind = "evaluate" if kind == "robustness" else kind
     processes = world or resources.nodes * (resources.processes or max(1, resources.gpus))
     options = recipe.trainer_options(stage) if kind != "evaluate" else {}
-    options |= own.generation_options() if kind == "grpo" else {}
+    options |= own.generation_options() if kind in ROLLOUTS else {}
     lengths = _lengths(recipe, run, stage, kind, options)
     if kind == "evaluate":
         rows = (recipe.data.rows.get("test") or RELEASED_TEST) * (1 + len(recipe.training_stages()))
         new, batch, micro = own.max_new_tokens, own.batch_size, own.batch_size
     else:
-        new = int(options.get("max_completion_length", option_default("grpo", "max_completion_length")))
-        new, batch, micro = new if kind == "grpo" else 0, own.global_batch_size, own.micro_batch_size
+        new, batch, micro = _new_tokens(own, kind, options), own.global_batch_size, own.micro_batch_size
         rows = _rows(recipe, stage, kind, options, batch)
     checkpointing = bool(options.get("gradient_checkpointing", False))
     return Work(
@@ -105,16 +122,23 @@ def work_of(recipe: Recipe, run: RunDir, stage: str, world: int | None = None) -
     )  # fmt: skip
 
 
+def _new_tokens(own: Any, kind: str, options: dict[str, Any]) -> int:
+    """Most tokens of a sampled completion; 0 where none is sampled."""
+    if kind in ROLLOUTS:
+        return int(options.get("max_completion_length", option_default("grpo", "max_completion_length")))
+    return int(own.max_completion_length) if kind == "dpo" and own.pairs is None else 0
+
+
 def _rows(recipe: Recipe, stage: str, kind: str, options: dict[str, Any], batch: int) -> int:
-    """Rows that training goes through; for GRPO completions."""
+    """Rows that training goes through; for GRPO and PPO completions, for DPO pairs."""
     if int(options.get("max_steps", -1)) > 0:
         return int(options["max_steps"]) * batch
     if kind == "contrastive":
         each, rows = parts_of(recipe, stage), _triplets(recipe)
     else:
-        each = recipe.own(stage).num_generations if kind == "grpo" else 1
+        each = recipe.own(stage).num_generations if kind in ROLLOUTS else 1
         rows = recipe.data.rows.get(stage) or 10_000
-    return int(rows * each * float(options.get("num_train_epochs", 1.0 if kind == "grpo" else 3.0)))
+    return int(rows * each * float(options.get("num_train_epochs", 1.0 if kind in ROLLOUTS else 3.0)))
 
 
 def parts_of(recipe: Recipe, stage: str) -> int:
@@ -142,6 +166,9 @@ def _lengths(recipe: Recipe, run: RunDir, stage: str, kind: str, options: dict[s
         counted = _counted(recipe, run, stage)
         longest = limit or prompt_tokens(recipe, "train")
         return counted or Lengths(longest, min(longest, 1.3 * MEAN["train"] * prompt_tokens(recipe, "train")), True)
+    if kind == "dpo" and recipe.own(stage).pairs is not None:
+        longest = int(options.get("max_length") or option_default("dpo", "max_length"))
+        return Lengths(longest, 0.5 * longest, known=False)
     rows: Literal["train", "test"] = "test" if kind == "evaluate" and recipe.data.source != "generated" else "train"
     most = prompt_tokens(recipe, rows)
     return Lengths(most, MEAN[rows] * most, known=False)
@@ -174,7 +201,8 @@ def training_step(recipe: Recipe, work: Work, micro: int, checkpointing: bool) -
     options, model = work.options, recipe.model
     alone = work.batch(micro).accumulation == 1
     packs = bool(options.get("packing") or options.get("padding_free"))
-    step = replace(_model_step(recipe, work), rows=work.batch(micro).micro, tokens=work.lengths.longest)
+    rows = work.batch(micro).micro * work.sequences
+    step = replace(_model_step(recipe, work), rows=rows, tokens=work.lengths.longest)
     if work.kind == "contrastive":
         parts, batched = parts_of(recipe, work.name), recipe.own(work.name).forward == "batched"
         step = replace(step, rows=step.rows * (parts if batched else 1), passes=1 if batched else parts,
@@ -183,19 +211,21 @@ def training_step(recipe: Recipe, work: Work, micro: int, checkpointing: bool) -
         step, tokens=step.tokens + work.new_tokens, checkpointing=checkpointing, accumulates=not alone,
         optimizer=str(options.get("optim", "adamw_torch_fused")), autocast=model.precision != "fp32",
         loss="full" if options.get("label_smoothing_factor") else "fused",
-        padded=work.kind == "grpo" or (step.rows > 1 and not packs),
+        padded=work.rolls or (step.rows > 1 and not packs),
     )  # fmt: skip
 
 
 def generation_step(recipe: Recipe, work: Work, micro: int) -> Step:
-    """The step that generates: a batch of evaluation, or all completions that a GRPO step uses."""
-    rows = work.micro if work.kind == "evaluate" else generated_at_once(work, micro)
+    """The step that generates: a batch of evaluation, DPO's samples, or all completions that a step of GRPO uses."""
+    rows = work.micro if work.kind == "evaluate" else generated_at_once(recipe, work, micro)
     step = replace(_model_step(recipe, work), rows=rows, tokens=work.lengths.longest, new_tokens=work.new_tokens)
     return replace(step, padded=True)
 
 
-def generated_at_once(work: Work, micro: int) -> int:
+def generated_at_once(recipe: Recipe, work: Work, micro: int) -> int:
     """Completions that a process generates together: TRL makes those of a whole optimizer step, unless told else."""
+    if work.kind == "dpo":
+        return int(recipe.own(work.name).sampled_at_once)
     steps = work.options.get("steps_per_generation")
     return work.batch(micro).micro * int(steps) if steps else work.global_batch // work.world
 

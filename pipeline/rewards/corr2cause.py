@@ -49,6 +49,10 @@ class Scorer:
             self._batch = (texts, rows)
         return self._scores
 
+    def last(self) -> list[Score]:
+        """The scores of the batch that was judged last, in its order."""
+        return self._scores
+
     def answer(self, completions: Sequence[Any], **batch: Any) -> Part:
         """correct_reward or incorrect_reward; unparsable counts as incorrect and is counted apart. Logs the shares."""
         started = time.perf_counter()

@@ -9,13 +9,23 @@ from pipeline.evaluation.metrics import f1_score
 from pipeline.tasks import corr2cause
 from pipeline.tasks.names import score_all
 
+Row = Mapping[str, Any]
 
-def dev_metric(rows: Sequence[Mapping[str, Any]]) -> str:
+
+def dev_metric(rows: Sequence[Row]) -> str:
     """`f1` or `accuracy`: what the best weights are chosen by."""
     return "accuracy" if "published" in rows[0] else "f1"
 
 
-def dev_values(rows: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> dict[str, float]:
+def verdicts(rows: Sequence[Row], texts: Sequence[str]) -> list[bool | None]:
+    """Whether each completion is right; None where the row cannot be graded."""
+    if "published" in rows[0]:
+        cases = [(row["task"], text, row["published"]) for row, text in zip(rows, texts, strict=True)]
+        return [one.correct for one in score_all(cases)]
+    return [corr2cause.score(text, row).correct for row, text in zip(rows, texts, strict=True)]
+
+
+def dev_values(rows: Sequence[Row], texts: Sequence[str]) -> dict[str, float]:
     """Metrics of the completions of dev rows, by the names under which they are logged."""
     if dev_metric(rows) == "accuracy":
         cases = [(row["task"], text, row["published"]) for row, text in zip(rows, texts, strict=True)]

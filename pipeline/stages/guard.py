@@ -1,8 +1,10 @@
-"""Keeps GRPO from ruining a good model: dev rows every few steps, the best weights kept, collapse stopped."""
+"""Keeps a stage from ruining a good model: dev rows every few steps, the best weights kept, collapse stopped."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,41 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from pipeline.evaluation.generate import complete
-from pipeline.recipe import Guard
+from pipeline.evaluation.generate import Completion, complete
+from pipeline.recipe_rl import Guard
 from pipeline.run import RunDir
-from pipeline.stages.dev import dev_metric, dev_values
+from pipeline.stages.dev import Row, dev_metric, dev_values
 from pipeline.training.callbacks import HealthCallback
 
-STATE = ("best_value", "best_step", "first_value", "measured")
+STATE = ("best_value", "best_step", "first", "kept", "measured")
 BEST_WEIGHTS = "guard.safetensors"
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How dev rows are put to the model, greedily, and what is measured of its answers beside their rightness."""
+
+    tokenizer: Any
+    longest: int
+    """Most tokens of an answer."""
+    batch_size: int
+    measure: Callable[[Sequence[Row], Sequence[Completion]], dict[str, float]] = lambda rows, completions: {}
+
+    def values(self, model: Any, rows: Sequence[Row], seed: int) -> dict[str, float]:
+        """Metrics of the model's answers, by the names under which they are logged."""
+        completions = complete(
+            model, self.tokenizer, [str(row["prompt"]) for row in rows], max_new_tokens=self.longest,
+            batch_size=self.batch_size, temperature=0.0, seed=seed,
+        )  # fmt: skip
+        return {**dev_values(rows, [one.text for one in completions]), **self.measure(rows, completions)}
+
+
+def before_and_after(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """Dev metrics of what a stage began with and of what it made, under one name each."""
+    told = {"before": before, "after": after}
+    return {
+        f"{when}_{key.removeprefix('dev_')}": value for when, values in told.items() for key, value in values.items()
+    }
 
 
 class GuardCallback(TrainerCallback):  # type: ignore[misc]
@@ -34,29 +63,31 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
         guard: Guard,
         health: HealthCallback,
         trainer: Any,
-        tokenizer: Any,
+        asking: Asking,
         rows: list[dict[str, Any]],
     ) -> None:
         self.run, self.stage, self.guard, self.health = run, stage, guard, health
-        self.trainer, self.tokenizer, self.rows = trainer, tokenizer, rows[: guard.rows]
+        self.trainer, self.asking, self.rows = trainer, asking, rows[: guard.rows]
         self.metric = dev_metric(self.rows)
-        self.best_value, self.best_step, self.first_value = -1.0, 0, 0.0
+        self.best_value, self.best_step = -1.0, 0
+        self.first: dict[str, float] = {}
+        self.kept: dict[str, float] = {}
         self.best: dict[str, torch.Tensor] = {}
         self.measured = -1
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure the model that the stage begins with, unless the stage goes on from a checkpoint."""
         if self.measured < 0:
-            self.first_value = self.measure(state)
+            self.first = self.measure(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure every `every_steps` steps; end training when the model has collapsed."""
         if state.global_step % self.guard.every_steps:
             return
-        value = self.measure(state)
-        if value < self.guard.stop_below * self.first_value:
+        value, first = (values[f"dev_{self.metric}"] for values in (self.measure(state), self.first))
+        if value < self.guard.stop_below * first:
             print(
-                f"warning: dev {self.metric} fell from {self.first_value:.3f} to {value:.3f}: training ends, "
+                f"warning: dev {self.metric} fell from {first:.3f} to {value:.3f}: training ends, "
                 f"the weights of step {self.best_step} are kept",
                 flush=True,
             )
@@ -67,30 +98,20 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
         if self.measured != state.global_step:
             self.measure(state)
 
-    def measure(self, state: Any) -> float:
-        """The dev metric of the weights as they are; keeps a copy of them when it is the highest so far."""
+    def measure(self, state: Any) -> dict[str, float]:
+        """The dev metrics of the weights as they are; keeps a copy of these when they are the best so far."""
         self.measured = state.global_step
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        completions = complete(
-            model,
-            self.tokenizer,
-            [row["prompt"] for row in self.rows],
-            max_new_tokens=self.trainer.args.max_completion_length,
-            batch_size=self.trainer.args.per_device_train_batch_size,
-            temperature=0.0,
-            seed=self.trainer.args.seed,
-        )
-        values = dev_values(self.rows, [one.text for one in completions])
-        value = values[f"dev_{self.metric}"]
+        values = self.asking.values(model, self.rows, self.trainer.args.seed)
         if state.is_world_process_zero:
             self.run.log_metrics(self.stage, {"step": state.global_step, **values})
             self.health.look(values, state.global_step)
             told = ", ".join(f"{key.removeprefix('dev_').replace('_', ' ')} {each:.3f}" for key, each in values.items())
             print(f"step {state.global_step}: dev {told}", flush=True)
-        if value > self.best_value:
-            self.best_value, self.best_step = value, state.global_step
+        if values[f"dev_{self.metric}"] > self.best_value:
+            self.best_value, self.best_step, self.kept = values[f"dev_{self.metric}"], state.global_step, values
             self.best = {n: p.detach().to("cpu", copy=True) for n, p in model.named_parameters() if p.requires_grad}
-        return value
+        return values
 
     def save(self, folder: Path) -> None:
         """Write the numbers and the best weights into a checkpoint's folder."""
@@ -113,5 +134,6 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
                     parameter.copy_(self.best[name])
         if not self.trainer.accelerator.is_main_process:
             return
-        self.run.log_metrics(self.stage, {"best_step": self.best_step, f"best_dev_{self.metric}": self.best_value})
+        best = {"best_step": self.best_step, f"best_dev_{self.metric}": self.best_value}
+        self.run.log_metrics(self.stage, {**best, **before_and_after(self.first, self.kept)})
         print(f"kept the weights of step {self.best_step}, dev {self.metric} {self.best_value:.3f}", flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,13 @@ def prompt_dataset(path: Path) -> Any:
     from datasets import Dataset
 
     rows = read_rows(path)
-    columns: dict[str, list[Any]] = {"prompt": [[{"role": "user", "content": row["message"]}] for row in rows]}
-    if "published" in rows[0]:
-        rows = [{**row, "published": json.dumps(row["published"])} for row in rows]  # rows of one set differ in fields
-    keys = QUESTION_COLUMNS if "published" in rows[0] else PROMPT_COLUMNS
-    columns |= {key: [row[key] for row in rows] for key in keys}
-    return Dataset.from_dict(columns)
+    prompts = [[{"role": "user", "content": row["message"]}] for row in rows]
+    return Dataset.from_dict({"prompt": prompts, **columns_of(rows)})
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The columns that reward functions read."""
+    if "published" not in rows[0]:
+        return {key: [row[key] for row in rows] for key in PROMPT_COLUMNS}
+    columns = {key: [row[key] for row in rows] for key in QUESTION_COLUMNS}
+    return {**columns, "published": [json.dumps(each) for each in columns["published"]]}  # rows of one set differ

@@ -65,13 +65,35 @@ def main(logs: Path, stage: str) -> None:
     )
     cast_adapters(trainer.model)
     track(trainer, recipe, run, stage, dag.build(recipe, run)[stage].fingerprint)
-    trainer.add_callback(ThroughputCallback(trainer, peak_tflops()))
-    saver = CheckpointCallback(recipe, run, stage, trainer, stop, (health,))
+    checks = dev_checks(recipe, run, stage, trainer, tokenizer)
+    for each in (*checks, ThroughputCallback(trainer, peak_tflops())):
+        trainer.add_callback(each)
+    saver = CheckpointCallback(recipe, run, stage, trainer, stop, (health, *checks))
     trainer.add_callback(saver)
     saver.train()
+    for check in checks:
+        check.finish()
     save_model(trainer, tokenizer, run.model(stage))
     if trainer.accelerator.is_main_process:
         write_card(run, recipe, stage, source, run.model(stage))
+
+
+def dev_checks(recipe: Recipe, run: RunDir, stage: str, trainer: Any, tokenizer: Any) -> list[Any]:
+    """What measures the model on dev rows before and after, where the recipe asks for it."""
+    from pipeline.stages.guard import Asking
+    from pipeline.stages.objective import ObjectiveCallback
+    from pipeline.stages.rows import read_rows
+
+    own: Sft = recipe.own(stage)
+    if own.dev is None:
+        return []
+    rows = read_rows(dag.dataset_of(recipe, run) / "dev.jsonl")[: own.dev.rows]
+    asking = Asking(tokenizer, own.dev.max_completion_length, own.micro_batch_size)
+
+    def measure() -> dict[str, float]:
+        return asking.values(trainer.accelerator.unwrap_model(trainer.model), rows, recipe.seed)
+
+    return [ObjectiveCallback(run, stage, measure)]
 
 
 def peak_tflops() -> float:

@@ -102,6 +102,30 @@ class Choice:
         return set(names[start:stop])
 
 
+def check_data(recipe: Recipe) -> None:
+    """Raise UserErrors when a file that the recipe names is missing or breaks its format."""
+    if recipe.task == "corr2cause":
+        check_source(recipe.data.source)
+    elif recipe.task in SOURCES:
+        from pipeline.tasks.published import check_files  # brings all tasks, which no other plan needs
+
+        check_files(recipe, recipe.training_stages())
+    for entry in recipe.stages:
+        if entry.kind == "triplets":
+            from pipeline.tasks.injection_splits import check_triplets  # reads the files, as no other plan does
+
+            check_triplets(recipe.data.source, recipe.own(entry.name))
+    if recipe.data.teacher is not None:
+        from pipeline.tasks.teacher import read_teacher  # brings the causal engine, which no other plan needs
+
+        read_teacher(Path(recipe.data.teacher))
+    for name in recipe.training_stages():
+        if (pairs := recipe.sections[name].get("pairs")) is not None:
+            from pipeline.tasks.preferences import read_preferences  # brings all tasks, which no other plan needs
+
+            read_preferences(Path(pairs))
+
+
 def make_plan(recipe: Recipe, run: RunDir, cluster: ClusterFile, choice: Choice, code: Path | None = None) -> Plan:
     """The plan for a run with the code as it is now, or with an earlier copy of it (`code`).
 
@@ -109,16 +133,7 @@ def make_plan(recipe: Recipe, run: RunDir, cluster: ClusterFile, choice: Choice,
     another, or a finished stage would be overwritten; NeedsMissing when a stage that was not asked for is needed and
     not done.
     """
-    if recipe.task == "corr2cause":
-        check_source(recipe.data.source)
-    elif recipe.task in SOURCES:
-        from pipeline.tasks.published import check_files  # brings all tasks, which no other plan needs
-
-        check_files(recipe, recipe.training_stages())
-    if recipe.data.teacher is not None:
-        from pipeline.tasks.teacher import read_teacher  # brings the causal engine, which no other plan needs
-
-        read_teacher(Path(recipe.data.teacher))
+    check_data(recipe)
     check_packages(recipe)
     check_served(recipe)
     check_targets(recipe)

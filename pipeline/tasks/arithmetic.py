@@ -1,4 +1,4 @@
-"""Sums and differences of small numbers, made here: rows in GSM8K's format for a model that begins from nothing."""
+"""Sums and differences of small numbers, worked digit by digit: rows in GSM8K's format for a model from scratch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,26 @@ LARGEST = 30
 
 def rows() -> list[dict[str, Any]]:
     """Every sum and difference of two whole numbers up to LARGEST, in an order that is always the same."""
+    numbers = range(LARGEST + 1)
     made = [
-        {"question": f"{x} {sign} {y}", "answer": f"{x} {sign} {y} = {value}\n#### {value}"}
-        for x in range(LARGEST + 1)
-        for y in range(LARGEST + 1)
-        for sign, value in (("+", x + y), ("-", x - y))
+        {"question": f"{x} {sign} {y}", "answer": f"{worked}, so\n#### {value}"}
+        for x in numbers
+        for y in numbers
+        for sign, worked, value in (("+", worked_sum(x, y), x + y), ("-", worked_difference(x, y), x - y))
     ]
     return [made[i] for i in np.random.default_rng(0).permutation(len(made))]
+
+
+def worked_sum(x: int, y: int) -> str:
+    """The ones, then the tens with what is carried, of two numbers below 100."""
+    carried, ones = (x % 10 + y % 10) // 10, x % 10 + y % 10
+    return f"{x % 10} + {y % 10} = {ones}, {x // 10} + {y // 10} + {carried} = {x // 10 + y // 10 + carried}"
+
+
+def worked_difference(x: int, y: int) -> str:
+    """The larger number less the smaller, both below 100: the ones, then the tens without what is borrowed."""
+    large, small = max(x, y), min(x, y)
+    borrowed = int(large % 10 < small % 10)
+    ones, tens = large % 10 + 10 * borrowed, large // 10
+    steps = f"{ones} - {small % 10} = {ones - small % 10}", f"{tens} - {small // 10} - {borrowed}"
+    return f"{large} - {small}, {steps[0]}, {steps[1]} = {tens - small // 10 - borrowed}"

@@ -66,12 +66,7 @@ def _from_files(source: Path, settings: Triplets, seed: int) -> Splits:
     Rows with a held-out attack are taken from training and validation; all go into the test part, which is otherwise
     the test file's rows, or the validation rows.
     """
-    folder = source.is_dir()
-    validation = source / "val.jsonl" if folder else Path(settings.validation) if settings.validation else None
-    extra = source / "test.jsonl" if folder else Path(settings.test) if settings.test else None
-    train = read_triplets(source / "train.jsonl" if folder else source)
-    dev = read_triplets(validation) if validation else []
-    test = read_triplets(extra) if extra and (settings.test or extra.is_file()) else []
+    train, dev, test = _read_files(source, settings)
     if not dev:
         train, dev = _split_templates(train, settings.validation_share, seed)
     unseen = [row for row in [*train, *dev] if is_held_out(row, settings.held_out)]
@@ -80,6 +75,23 @@ def _from_files(source: Path, settings: Triplets, seed: int) -> Splits:
     known = {row.id for row in test}
     rows["test"] = (test or list(rows["dev"])) + [row for row in unseen if row.id not in known]
     return Splits(rows, settings.held_out)
+
+
+def check_triplets(source: str, settings: Triplets) -> None:
+    """Raise UserError when a file of triplets is missing or breaks the schema."""
+    if source != "generated":
+        _read_files(Path(source), settings)
+
+
+def _read_files(source: Path, settings: Triplets) -> tuple[list[Triplet], list[Triplet], list[Triplet]]:
+    """The rows for training, validation and test, as far as there are files of them."""
+    folder = source.is_dir()
+    validation = source / "val.jsonl" if folder else Path(settings.validation) if settings.validation else None
+    extra = source / "test.jsonl" if folder else Path(settings.test) if settings.test else None
+    train = read_triplets(source / "train.jsonl" if folder else source)
+    dev = read_triplets(validation) if validation else []
+    test = read_triplets(extra) if extra and (settings.test or extra.is_file()) else []
+    return train, dev, test
 
 
 def _split_templates(rows: list[Triplet], share: float, seed: int) -> tuple[list[Triplet], list[Triplet]]:

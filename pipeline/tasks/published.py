@@ -101,7 +101,7 @@ def _read(where: Origin) -> Iterator[dict[str, Any]]:
     path = where.path
     if path is None:
         return _hub(where)
-    return _file(_in_folder(path, where.split or "train") if path.is_dir() else path)
+    return file_rows(_in_folder(path, where.split or "train") if path.is_dir() else path)
 
 
 def _in_folder(folder: Path, split: str) -> Path:
@@ -115,7 +115,7 @@ def _in_folder(folder: Path, split: str) -> Path:
     )  # fmt: skip
 
 
-def _file(path: Path) -> Iterator[dict[str, Any]]:
+def file_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a file of JSON lines (also compressed), of one JSON list, or of Parquet. Raises UserError."""
     if not path.is_file():
         raise UserError("no such data file", value=str(path), where="data.source", do="check the path")

@@ -59,11 +59,11 @@ def fsdp_arguments(resources: Resources) -> dict[str, Any]:
 
 
 def cast_adapters(model: Any) -> None:
-    """Make trained adapter weights float32 again (TRL casts those of quantized models to bf16): exact resume."""
+    """Make trained weights beside a quantized model float32 again (TRL casts them to bf16): exact resume."""
     import torch
 
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and "lora_" in name:
+        if parameter.requires_grad and ("lora_" in name or "value_head" in name):
             parameter.data = parameter.data.to(torch.float32)
 
 

@@ -247,17 +247,21 @@ def load_for_inference(source: str | Path, model: Model) -> tuple[Any, Any]:
 
     `source` is a hub id, a model folder or an adapter folder (its base is loaded below it).
     """
-    import torch
-
     model, base = settled_here(model), adapter_base(Path(source))
     loaded = _load_base(base or str(source), model)
     if base is not None:
         loaded = _with_adapter(loaded, str(source), base)
     tokenizer = load_base_tokenizer(source, model)
     set_end_of_turn(loaded, tokenizer)
-    if torch.cuda.is_available() and model.quantization == "none":
-        loaded = loaded.to("cuda")
-    return loaded.eval(), tokenizer
+    return on_device(loaded, model).eval(), tokenizer
+
+
+def on_device(loaded: Any, model: Model) -> Any:
+    """A loaded model where it generates: on the GPU, if there is one (quantized weights are there already)."""
+    import torch
+
+    on_gpu = torch.cuda.is_available() and model.quantization == "none"
+    return loaded.to(torch.cuda.current_device()) if on_gpu else loaded
 
 
 def load_merged(source: str | Path, model: Model) -> Any:

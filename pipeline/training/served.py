@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.errors import StageFailed, UserError
-from pipeline.recipe import Grpo, Recipe
+from pipeline.recipe import Recipe
+from pipeline.recipe_rl import Grpo
 from pipeline.run import RunDir
 from pipeline.training.launchers import free_port, gpus_at_hand
 from pipeline.training.models import base_source
