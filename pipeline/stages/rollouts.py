@@ -88,8 +88,8 @@ def prepared(logs: Path, stage: str, **options: Any) -> Rollout:
 
 
 def check_rollouts(tokenizer: Any, prompts: Sequence[str], new: int, config: Any, stage: str) -> None:
-    """Raise UserError when the longest prompt (through the chat template) and a completion of `new` tokens are more than
-    the model was made for."""
+    """Raise UserError when the longest prompt (through the chat template) and a completion of `new` tokens are more
+    than the model was made for."""
     context = getattr(config, "max_position_embeddings", None)
     longest = max(map(len, tokenizer(list(prompts), add_special_tokens=False)["input_ids"]))
     if context is not None and longest + new > context:
