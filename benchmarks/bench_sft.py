@@ -6,8 +6,9 @@
 
 A model of random weights trains on the same rows in ways that take turns, each in a process of its own:
 
-    stock          SFTTrainer with the rows as text and its defaults (random batches, padded); max_length alone is
-                   raised, as the default of 1024 tokens would cut the answers off
+    stock          SFTTrainer with the rows as text and its defaults: random batches, padded, activations recomputed;
+                   max_length alone is raised, as the default of 1024 tokens would cut the answers off
+    padded         the same without recomputing activations
     stage          pipeline.stages.sft with batches of rows of like length, as the recipes have it
     bare           SFTTrainer on the stage's own tokens with the stage's own arguments, and nothing of this project
     padding-free   the stage with padding_free: true (for FlashAttention 2; SDPA then masks all rows with each other)
@@ -96,8 +97,8 @@ def by_stage(run: RunDir) -> dict[str, float]:
     return {"tokens": float(tokens), "processor": clock.processor, "wall": clock.wall}
 
 
-def by_trl(run: RunDir, *, bare: bool) -> dict[str, float]:
-    """SFTTrainer as it comes on rows of text, or with the stage's arguments on its tokens."""
+def by_trl(run: RunDir, *, bare: bool, **more: Any) -> dict[str, float]:
+    """SFTTrainer as it comes (with `more` options) on rows of text, or with the stage's arguments on its tokens."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
     from trl import SFTConfig, SFTTrainer
@@ -117,7 +118,7 @@ def by_trl(run: RunDir, *, bare: bool) -> dict[str, float]:
         arguments = SFTConfig(
             output_dir=str(run.checkpoints("sft")), use_cpu=True, per_device_train_batch_size=BATCH, max_length=None,
             num_train_epochs=1, learning_rate=1e-4, seed=recipe.seed, save_strategy="no", report_to="none",
-            disable_tqdm=True, bf16=False, gradient_checkpointing=False,
+            disable_tqdm=True, bf16=False, **more,
         )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(base)
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
@@ -137,7 +138,8 @@ def _as_text(row: dict[str, Any], tokenizer: Any) -> dict[str, str]:
 def work(way: str, root: Path) -> None:
     """In a process of its own: train in one way, print the figures."""
     run = RunDir(root, way if way in STAGE else "stage")
-    found = by_stage(run) if way in STAGE else by_trl(run, bare=way == "bare")
+    more = {"gradient_checkpointing": False} if way == "padded" else {}
+    found = by_stage(run) if way in STAGE else by_trl(run, bare=way == "bare", **more)
     print(json.dumps(found))
 
 
@@ -150,8 +152,9 @@ def report(found: dict[str, list[dict[str, float]]], clock: str) -> None:
         speeds[way] = statistics.median(run["tokens"] / run[clock] for run in runs)
         print(f"{way:14}  {runs[0]['tokens']:13.0f}  {seconds:24.1f}  {speeds[way]:15.0f}")
     for way in ("stage", "padding-free"):
-        if way in speeds and "stock" in speeds:
-            print(f"{way} over stock: {speeds[way] / speeds['stock']:.2f}x")
+        for other in ("stock", "padded"):
+            if way in speeds and other in speeds:
+                print(f"{way} over {other}: {speeds[way] / speeds[other]:.2f}x")
     if "stage" in speeds and "bare" in speeds:
         pairs = [ours[clock] / theirs[clock] - 1 for ours, theirs in zip(found["stage"], found["bare"], strict=True)]
         told = ", ".join(f"{share:+.1%}" for share in pairs)
@@ -164,7 +167,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--ways", nargs="+", default=["stock", "stage", "bare"])
+    parser.add_argument("--ways", nargs="+", default=["stock", "padded", "stage", "bare"])
     parser.add_argument("--clock", choices=["processor", "wall"], default="processor")
     parser.add_argument("--work", nargs=2, metavar=("WAY", "ROOT"), help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -166,10 +166,21 @@ def command(kind: str, words: Words, folder: Path) -> tuple[list[str], Output | 
     call = ["run", str(path), *overrides, *words.options, *_reach(recipe, stage), "--via", "local"]
     if flat:
         _show(call, found)
-    output = _output(found, words.options, recipe, stage)
-    if output:
-        output.check()
+    name = words.options[words.options.index("--run-name") + 1] if "--run-name" in words.options else recipe.name
+    run = RunDir(output_root(load_cluster()), name)
+    check_resume(flat.get("resume_from_checkpoint"), run.checkpoints(stage))
+    if found.output is None:
+        return call, None
+    output = Output(Path(os.path.abspath(Path(found.output).expanduser())), run.model(stage))  # noqa: PTH100 - links stay
+    output.check()
     return call, output
+
+
+def check_resume(asked: Any, own: Path) -> None:
+    """Raise UserError for a checkpoint that is none of this stage's own, from which it resumes by itself."""
+    if isinstance(asked, str) and Path(asked).expanduser().resolve().parent != own.resolve():
+        raise UserError("a checkpoint of another recipe or run", value=asked, where="resume_from_checkpoint",
+                        do=f"leave it out: the stage goes on from {own}; --model starts from its weights")  # fmt: skip
 
 
 def _own_launcher(found: Translated, stage: str, gpus: int) -> list[str]:
@@ -214,11 +225,3 @@ def _show(call: list[str], found: Translated) -> None:
     told = " ".join(shlex.quote(word) for word in ("bash", "run_pipeline.sh", *call[1:-2]))
     dropped = "".join(f"; {key} is not needed: {why}" for key, why in found.dropped.items())
     print(f"now spelled: {told}{dropped}", file=sys.stderr)
-
-
-def _output(found: Translated, options: list[str], recipe: Recipe, stage: str) -> Output | None:
-    if found.output is None:
-        return None
-    name = options[options.index("--run-name") + 1] if "--run-name" in options else recipe.name
-    run = RunDir(output_root(load_cluster()), name)
-    return Output(Path(os.path.abspath(Path(found.output).expanduser())), run.model(stage))  # noqa: PTH100 - no link followed

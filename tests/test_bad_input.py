@@ -207,6 +207,23 @@ def test_rows_longer_than_the_context_are_refused(bases: Path, tmp_path: Path) -
             check_context(recipe, tmp_path)
 
 
+@pytest.mark.training
+def test_rollouts_longer_than_the_context_are_refused(bases: Path) -> None:
+    from pipeline.stages.rollouts import check_rollouts
+    from pipeline.training.models import load_tokenizer
+
+    tokenizer, config = load_tokenizer(bases / "small"), load_for_training(str(bases / "small"), plain(bases)).config
+    longest = len(tokenizer("A correlates with B.")["input_ids"])
+    check_rollouts(tokenizer, ["A", "A correlates with B."], 24 - longest, config, "grpo")
+    told = rf"the longest prompt has {longest} tokens; .* the 24 of .*: {25 - longest} in grpo\.max_completion_length"
+    with pytest.raises(UserError, match=told):
+        check_rollouts(tokenizer, ["A", "A correlates with B."], 25 - longest, config, "grpo")
+
+
+def plain(bases: Path) -> Model:
+    return model(base=str(bases / "small"), precision="fp32")
+
+
 def test_a_checkpoint_of_another_recipe_is_never_loaded(tmp_path: Path) -> None:
     run = RunDir(tmp_path, "r")
     folder = run.checkpoints("sft") / "checkpoint-5"

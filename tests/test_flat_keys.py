@@ -173,6 +173,15 @@ def test_flags_alone_are_a_recipe_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("alone")
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    own = str(HOME / "logs" / "phi3" / "sft" / "checkpoints" / "checkpoint-5")
+    for given in ("true", own):
+        command("sft", split(["phi3", "--resume_from_checkpoint", given]), tmp_path)
+    with pytest.raises(UserError, match=r"a checkpoint of another recipe or run: 'x/checkpoint-5'.*leave it out"):
+        command("sft", split(["phi3", "--resume_from_checkpoint", "x/checkpoint-5"]), tmp_path)
+
+
+@pytest.mark.usefixtures("alone")
 def test_a_grpo_file_is_not_trained_by_sft(tmp_path: Path) -> None:
     path = tmp_path / "grpo_config.yaml"
     path.write_text(dump_yaml(GRPO))

@@ -42,6 +42,7 @@ def main(logs: Path, stage: str, resume: Path | None = None, debug: bool = False
     from pipeline.training.contrastive_validation import ValidationCallback
     from pipeline.training.models import load_base_tokenizer, load_for_training, set_end_of_turn, starting_model
     from pipeline.training.resume import CheckpointCallback
+    from pipeline.training.tracking import track
 
     run = RunDir.of_logs(logs)
     recipe, _ = run.read_resolved()
@@ -70,6 +71,7 @@ def main(logs: Path, stage: str, resume: Path | None = None, debug: bool = False
     if debug:
         trainer.train()
         return
+    track(trainer, recipe, run, stage, dag.build(recipe, run)[stage].fingerprint)
     saver = CheckpointCallback(recipe, run, stage, trainer, stop, (health, validation))
     trainer.add_callback(saver)
     if resume:

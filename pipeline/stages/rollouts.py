@@ -12,6 +12,7 @@ import torch
 from transformers import set_seed
 
 from pipeline import dag
+from pipeline.errors import UserError
 from pipeline.evaluation.generate import Completion
 from pipeline.question_recipe import reward_of, task_of
 from pipeline.recipe import Recipe
@@ -70,8 +71,10 @@ def prepared(logs: Path, stage: str, **options: Any) -> Rollout:
     model = load_for_training(source, recipe.model)
     set_end_of_turn(model, tokenizer)
     health = HealthCallback(run, stage, recipe.health)
-    prompts = prompt_dataset(dag.dataset_of(recipe, run) / f"{stage}.jsonl")
-    args = rollout_arguments(recipe, run, stage, **options)
+    rows = dag.dataset_of(recipe, run) / f"{stage}.jsonl"
+    prompts, args = prompt_dataset(rows), rollout_arguments(recipe, run, stage, **options)
+    rendered = [row["prompt"] for row in read_rows(rows)]
+    check_rollouts(tokenizer, rendered, args.max_completion_length, model.config, stage)
     scorer = scorer_of(recipe, stage, prompts, args.max_completion_length)
     arguments = {
         "model": model,
@@ -82,6 +85,19 @@ def prepared(logs: Path, stage: str, **options: Any) -> Rollout:
         "callbacks": [MetricsCallback(run, stage), health],
     }
     return Rollout(run, recipe, stage, source, tokenizer, health, scorer, arguments)
+
+
+def check_rollouts(tokenizer: Any, prompts: Sequence[str], new: int, config: Any, stage: str) -> None:
+    """Raise UserError when the longest prompt (through the chat template) and a completion of `new` tokens are more
+    than the model was made for."""
+    context = getattr(config, "max_position_embeddings", None)
+    longest = max(map(len, tokenizer(list(prompts), add_special_tokens=False)["input_ids"]))
+    if context is not None and longest + new > context:
+        raise UserError(
+            f"the longest prompt has {longest} tokens; with a completion they pass the {context} of the context",
+            value=new, where=f"{stage}.max_completion_length",
+            do=f"use at most {max(0, context - longest)}, or lower data.max_variables",
+        )  # fmt: skip
 
 
 def grpo_trainer(rollout: Rollout) -> Any:

@@ -99,9 +99,20 @@ def write_scripts(plan: Plan) -> None:
 def resolve_for_job(word: str) -> RunDir:
     """What a stage script that was submitted by hand asks for: its recipe's run, with its files written."""
     recipe, run, cluster = resolve(word, [], None)
+    recipe = _settled_as_before(recipe, run)
     run.write_resolved(recipe, {"via": "sbatch", "home": str(HOME)})
     write_atomic(run.environment, environment_script(cluster))
     return run
+
+
+def _settled_as_before(recipe: Recipe, run: RunDir) -> Recipe:
+    """The recipe with what `auto` was settled to when this run was launched: its finished stages still count."""
+    if not run.resolved.is_file():
+        return recipe
+    before = run.read_resolved()[0].model
+    keys = [key for key in ("precision", "tf32", "attention") if getattr(recipe.model, key) == "auto"]
+    change = {key: getattr(before, key) for key in keys}
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=change)})
 
 
 def start(plan: Plan, via: Via, console: Console) -> dict[str, list[str]]:

@@ -160,11 +160,14 @@ def _device_map(model: Model) -> dict[str, int] | None:
 
 def context_length(source: str | Path, model: Model) -> int | None:
     """Tokens that a model was made for, by its config; None where it does not say."""
-    from transformers import AutoConfig
+    from transformers import PreTrainedConfig
 
     base = adapter_base(Path(source)) or str(source)
-    config = AutoConfig.from_pretrained(base, revision=revision_of(base, model))
-    return getattr(config, "max_position_embeddings", None)
+    if Path(base).is_dir() and not (Path(base) / "config.json").is_file():
+        return None
+    config, _ = PreTrainedConfig.get_config_dict(base, revision=revision_of(base, model))
+    found = config.get("max_position_embeddings")
+    return None if found is None else int(found)
 
 
 def adapter_base(folder: Path) -> str | None:

@@ -31,8 +31,8 @@ def check_packages(recipe: Recipe, installed: Callable[[str], bool] = is_install
         if recipe.resources[name].deepspeed:
             needed.append(("deepspeed", f"resources.{name}.deepspeed", recipe.resources[name].deepspeed,
                            "requirements.txt"))  # fmt: skip
-        if recipe.stage(name).kind == "grpo" and recipe.own(name).generation.startswith("vllm"):
-            needed.append(("vllm", f"{name}.generation", recipe.own(name).generation, "requirements-vllm.txt"))
+        if (generation := getattr(recipe.own(name), "generation", "")).startswith("vllm"):
+            needed.append(("vllm", f"{name}.generation", generation, "requirements-vllm.txt"))
     collect([partial(_refuse, *each) for each in needed if not installed(each[0])])
 
 

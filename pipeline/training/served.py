@@ -39,7 +39,7 @@ END_SECONDS = 20.0
 
 def is_served(recipe: Recipe, stage: str) -> bool:
     """Whether a stage's completions come from a server that its job starts."""
-    return recipe.stage(stage).kind == "grpo" and recipe.own(stage).generation == "vllm-server"
+    return getattr(recipe.own(stage), "generation", "") == "vllm-server"
 
 
 def server_command(recipe: Recipe, run: RunDir, stage: str, port: int) -> list[str]:
