@@ -35,6 +35,7 @@ LAYERS = [
         "settings",
         "load",
         "trainer_options",
+        "translate",
         "snapshot",
     },
     {"training", "tasks", "rewards"},

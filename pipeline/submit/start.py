@@ -62,6 +62,11 @@ def _absolute_paths(recipe: Recipe) -> Recipe:
     if data.teacher is not None:
         absolute["teacher"] = str(Path(data.teacher).expanduser().resolve())
     recipe = recipe.model_copy(update={"data": data.model_copy(update=absolute)})
+    sections = {
+        name: {**section, "pairs": _absolute(section["pairs"])} if isinstance(section.get("pairs"), str) else section
+        for name, section in recipe.sections.items()
+    }
+    recipe = recipe.model_copy(update={"sections": sections})
     if recipe.model.base and Path(recipe.model.base).expanduser().is_dir():
         folder = str(Path(recipe.model.base).expanduser().resolve())
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": folder})})
