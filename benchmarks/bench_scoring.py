@@ -175,7 +175,7 @@ def bench_step(folder: Path, steps: int) -> None:
 
     from pipeline.rewards.corr2cause import Scorer
     from pipeline.run import RunDir
-    from pipeline.stages.grpo import grpo_arguments
+    from pipeline.stages.rollouts import rollout_arguments
     from pipeline.training.models import load_tokenizer, set_end_of_turn
     from pipeline.training.scratch import save_scratch
 
@@ -203,7 +203,7 @@ def bench_step(folder: Path, steps: int) -> None:
     GRPOTrainer(
         model=model,
         reward_funcs=[timed.wrap(each) for each in Scorer(own.rewards, prompts["label"], length).functions()],
-        args=grpo_arguments(recipe, RunDir(folder, "bench"), "grpo"),
+        args=rollout_arguments(recipe, RunDir(folder, "bench"), "grpo"),
         train_dataset=prompts,
         processing_class=tokenizer,
         callbacks=[Clock()],

@@ -257,10 +257,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @pytest.mark.training
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_of_grpo_pass_through_from_the_recipe(variant: str, tmp_path: Path) -> None:
-    from pipeline.stages.grpo import grpo_arguments
+    from pipeline.stages.rollouts import rollout_arguments
 
     recipe = smoke(*VARIANTS[variant].items(), true_steps=0.25, length_penalty=2.0)
-    arguments = grpo_arguments(recipe, RunDir(tmp_path, "r"), "grpo")
+    arguments = rollout_arguments(recipe, RunDir(tmp_path, "r"), "grpo")
     assert {key: getattr(arguments, key) for key in VARIANTS[variant]} == VARIANTS[variant]
     assert arguments.reward_weights == [1.0, 0.0, 0.25, 0.0, 0.0, 2.0]
 

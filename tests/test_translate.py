@@ -111,7 +111,8 @@ def test_what_is_unknown_is_refused(change: dict[str, Any], told: str) -> None:
 
 def overridden(recipe: str, *overrides: str) -> Any:
     path = HOME / "configs" / f"{recipe}.yaml"
-    tree, given = read_yaml(path), {}
+    tree = read_yaml(path)
+    given: Tree = {}
     for each in overrides:
         given = merge(given, override_tree(each))
     assert not is_framework_config(tree)

@@ -17,8 +17,8 @@ LARGEST = 30
 def rows() -> list[dict[str, Any]]:
     """Every sum and difference of two whole numbers up to LARGEST, in an order that is always the same.
 
-    Half of the solutions are worked digit by digit, half state the answer alone. SFT learns to do either; that the first
-    is right more often is for rewards to find.
+    Half of the solutions are worked digit by digit, half state the answer alone. SFT learns to do either; that the
+    first is right more often is for rewards to find.
     """
     numbers = range(LARGEST + 1)
     made = [
