@@ -19,7 +19,10 @@ from pipeline.submit.render import render_all
 from pipeline.submit.sbatch import evaluate_script, sbatch_lines, stage_script
 
 GOLDEN = Path(__file__).parent / "golden"
-CASES = ["preprocess_smoke", "sft_smoke", "grpo_smoke", "evaluate_smoke", "sft_phi3", "evaluate"]
+CASES = [
+    "preprocess_smoke", "sft_smoke", "grpo_smoke", "evaluate_smoke", "sft_phi3", "dpo_gsm8k-dpo", "ppo_math-ppo",
+    "evaluate",
+]  # fmt: skip
 GPU = Resources(gpus=2, launcher="torchrun", cpus=8, memory="48G")
 CPU = Resources(gpus=0, cpus=4, memory="16G")
 HOSTILE = {
