@@ -12,7 +12,7 @@ from pipeline.errors import PipelineError, UserError, UserErrors
 from pipeline.load import recipe_file, recipe_names
 from pipeline.run import HOME
 from pipeline.settings import nearest
-from pipeline.verbs import evaluate, fit, hub, launch, results, scoring, site, sweep_results, use, watch
+from pipeline.verbs import evaluate, fit, hub, launch, results, scoring, site, sweep_results, train, use, watch
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 VERBS: tuple[Callable[..., None], ...] = (
@@ -23,6 +23,7 @@ VERBS: tuple[Callable[..., None], ...] = (
 """In the order in which `--help` lists them."""
 for verb in VERBS:
     app.command()(verb)
+app.command(hidden=True)(train.train)
 app.command(hidden=True, name="resolve")(launch.resolve_recipe)
 app.command(hidden=True, name="compare-sweep")(sweep_results.compare_sweep)
 

@@ -89,8 +89,9 @@ class Ppo(Rollouts):
     """What a token costs for being likelier than under the model that the stage began with; 0 needs no reference."""
     gamma: Share = 1.0
     """Discount of a reward a token later."""
-    gae_lambda: Share = 0.95
-    """Weight of longer returns in the advantages: 1 is the whole return, 0 one step and the value after it."""
+    gae_lambda: Share = 1.0
+    """Weight of longer returns in the advantages: 1 is the whole return, 0 one step and the value after it. Below 1 a
+    reward at the end of a long completion hardly reaches its beginning before the value model has learned."""
     value_clip: Above = 0.2
     """Furthest that a value may move from what it was in the rollout before its gradient stops."""
     value_learning_rate: Above = 1e-4

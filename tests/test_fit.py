@@ -285,6 +285,10 @@ def test_a_supposed_length_alone_refuses_nothing(tracer: Tracer) -> None:
         ("phi3", "rtx4050", "sft"), ("phi3", "l4", "sft"), ("deepseek", "a100", "sft"),
         ("deepseek", "h100", "evaluate"),
         ("llama2", "rtx4050", "sft"), ("llama31", "rtx2080ti", "sft"), ("llama31", "l4", "sft"),
+        ("robust-4gb", "4G", "contrastive"), ("robust-4gb", "4G", "robustness"),
+        ("robust-llama2", "rtx4050", "contrastive"), ("robust-llama2", "rtx4050", "robustness"),
+        ("robust-12gb", "12G", "contrastive"), ("robust-12gb", "12G", "robustness"),
+        ("robust-llama31", "8G", "contrastive"), ("robust-llama31", "8G", "robustness"),
     ],
 )  # fmt: skip
 def test_recipes_on_the_cards_they_are_meant_for(recipe: str, gpu: str, stage: str, tracer: Tracer) -> None:

@@ -80,7 +80,8 @@ def test_questions_with_answers(tmp_path: Path) -> None:
     parts = {"rewards/math_correctness/mean", "rewards/format/mean", "rewards/length_penalty/mean"}
     assert steps and all(parts <= line.keys() for line in steps)
     assert any("dev_accuracy" in line for line in run.read_metrics("grpo"))
-    assert "best_dev_accuracy" in run.read_metrics("grpo")[-1]
+    assert any("best_dev_accuracy" in line for line in run.read_metrics("grpo"))
+    assert {"before_reward", "after_reward"} <= run.read_metrics("grpo")[-1].keys()
     comparison = read_comparison(run.comparison)
     assert comparison is not None and not comparison.models
     assert next(iter(comparison.solved)) == "base" or "base" in comparison.refused

@@ -15,11 +15,14 @@ from pipeline.errors import UserError
 from pipeline.load import load_recipe, recipe_file
 from pipeline.recipe import Recipe, Resources
 from pipeline.run import HOME
-from pipeline.submit.render import render_all
+from pipeline.submit.render import RENDERED, render_all
 from pipeline.submit.sbatch import evaluate_script, sbatch_lines, stage_script
 
 GOLDEN = Path(__file__).parent / "golden"
-CASES = ["preprocess_smoke", "sft_smoke", "grpo_smoke", "evaluate_smoke", "sft_phi3", "evaluate"]
+CASES = [
+    "preprocess_smoke", "sft_smoke", "grpo_smoke", "evaluate_smoke", "sft_phi3", "dpo_gsm8k-dpo", "ppo_math-ppo",
+    "evaluate",
+]  # fmt: skip
 GPU = Resources(gpus=2, launcher="torchrun", cpus=8, memory="48G")
 CPU = Resources(gpus=0, cpus=4, memory="16G")
 HOSTILE = {
@@ -105,7 +108,7 @@ def test_the_checked_in_scripts_are_current() -> None:
 
 
 def test_every_script_under_slurm_is_a_rendered_one() -> None:
-    named = {f"{entry.name}_{name}" for name in ("tiny", "qwen", "phi3", "deepseek") for entry in recipe(name).stages}
+    named = {f"{entry.name}_{name}" for name in RENDERED for entry in recipe(name).stages}
     assert {path.stem for path in (HOME / "slurm").glob("*.slurm")} == {"evaluate", *named}
 
 

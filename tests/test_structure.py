@@ -37,6 +37,7 @@ LAYERS = [
         "settings",
         "load",
         "trainer_options",
+        "translate",
         "snapshot",
     },
     {"training", "tasks", "rewards"},

@@ -60,9 +60,8 @@ def main(logs: Path, stage: str) -> None:
     saver = CheckpointCallback(recipe, run, stage, trainer, stop, (health, objective, *guard))
     trainer.add_callback(saver)
     saver.train()
-    for each in guard:
-        each.restore_best()
-    objective.finish()
+    for each in (*guard, objective):
+        each.finish()
     save_model(trainer, tokenizer, run.model(stage))
     if trainer.accelerator.is_main_process:
         write_card(run, recipe, stage, source, run.model(stage))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,21 +24,23 @@ BEST_WEIGHTS = "guard.safetensors"
 
 @dataclass(frozen=True)
 class Asking:
-    """How dev rows are put to the model, greedily, and what is measured of its answers beside their rightness."""
+    """How dev rows are put to the model."""
 
     tokenizer: Any
     longest: int
     """Most tokens of an answer."""
     batch_size: int
-    measure: Callable[[Sequence[Row], Sequence[Completion]], dict[str, float]] = lambda rows, completions: {}
+
+    def completions(self, model: Any, rows: Sequence[Row], seed: int, temperature: float = 0.0) -> list[Completion]:
+        """The model's answers, greedy ones unless a temperature is given."""
+        return complete(
+            model, self.tokenizer, [str(row["prompt"]) for row in rows], max_new_tokens=self.longest,
+            batch_size=self.batch_size, temperature=temperature, seed=seed,
+        )  # fmt: skip
 
     def values(self, model: Any, rows: Sequence[Row], seed: int) -> dict[str, float]:
-        """Metrics of the model's answers, by the names under which they are logged."""
-        completions = complete(
-            model, self.tokenizer, [str(row["prompt"]) for row in rows], max_new_tokens=self.longest,
-            batch_size=self.batch_size, temperature=0.0, seed=seed,
-        )  # fmt: skip
-        return {**dev_values(rows, [one.text for one in completions]), **self.measure(rows, completions)}
+        """Metrics of the model's greedy answers, by the names under which they are logged."""
+        return dev_values(rows, [one.text for one in self.completions(model, rows, seed)])
 
 
 def before_and_after(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
@@ -125,7 +127,7 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
             setattr(self, key, value)
         self.best = load_file(folder / BEST_WEIGHTS)
 
-    def restore_best(self) -> None:
+    def finish(self) -> None:
         """Put the best weights back, so that they are what is saved."""
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         with torch.no_grad():

@@ -23,6 +23,7 @@ from pipeline.rewards.sandbox import require_sandbox
 from pipeline.run import RunDir
 from pipeline.stages.dev import Row
 from pipeline.stages.guard import Asking, GuardCallback
+from pipeline.stages.objective import ObjectiveCallback
 from pipeline.stages.rows import columns_of, prompt_dataset, read_rows
 from pipeline.training.arguments import cast_adapters, common_arguments, keep_adapters, save_model
 from pipeline.training.callbacks import HealthCallback, MetricsCallback
@@ -118,22 +119,33 @@ def train(rollout: Rollout, trainer: Any, stop: StopFlag, keepers: Sequence[Keep
     cast_adapters(trainer.model)
     if rollout.own.generation == "continuous":
         keep_adapters(trainer)
-    guard = None
-    if rollout.own.guard is not None:
-        rows = read_rows(dag.dataset_of(recipe, run) / "dev.jsonl")
-        args = trainer.args
-        reward = dev_reward(rollout.arguments["reward_funcs"], args.reward_weights)
-        asking = Asking(rollout.tokenizer, args.max_completion_length, args.per_device_train_batch_size, reward)
-        guard = GuardCallback(run, stage, rollout.own.guard, health, trainer, asking, rows)
-        trainer.add_callback(guard)
+    watchers = watchers_of(rollout, trainer)
+    for each in watchers:
+        trainer.add_callback(each)
     track(trainer, recipe, run, stage, dag.build(recipe, run)[stage].fingerprint)
-    saver = CheckpointCallback(
-        recipe, run, stage, trainer, stop, (health, *([guard] if guard else ()), *keepers)
-    )  # fmt: skip
+    saver = CheckpointCallback(recipe, run, stage, trainer, stop, (health, *watchers, *keepers))
     trainer.add_callback(saver)
     saver.train()
-    if guard is not None:
-        guard.restore_best()
+    for each in watchers:
+        each.finish()
+
+
+def watchers_of(rollout: Rollout, trainer: Any) -> list[Any]:
+    """The guard, and what measures the mean reward of sampled answers before and after, both on the same dev rows."""
+    own: Rollouts = rollout.own
+    if own.guard is None:
+        return []
+    run, stage, args = rollout.run, rollout.stage, trainer.args
+    rows = read_rows(dag.dataset_of(rollout.recipe, run) / "dev.jsonl")[: own.guard.rows]
+    asking = Asking(rollout.tokenizer, args.max_completion_length, args.per_device_train_batch_size)
+
+    def reward() -> dict[str, float]:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        sampled = asking.completions(model, rows, args.seed, args.temperature)
+        return mean_reward(rollout.arguments["reward_funcs"], args.reward_weights, rows, sampled)
+
+    guard = GuardCallback(run, stage, own.guard, rollout.health, trainer, asking, rows)
+    return [guard, ObjectiveCallback(run, stage, reward)]
 
 
 def save(rollout: Rollout, trainer: Any) -> None:
@@ -158,21 +170,19 @@ def reward_weights(recipe: Recipe, stage: str) -> list[float]:
     return [part.weight for part in reward_of(recipe, stage).summed()]
 
 
-def dev_reward(
-    functions: Sequence[Callable[..., Any]], weights: Sequence[float]
-) -> Callable[[Sequence[Row], Sequence[Completion]], dict[str, float]]:
-    """What the stage is to raise: the mean reward of answers to dev rows, those left out that cannot be graded."""
-
-    def measure(rows: Sequence[Row], completions: Sequence[Completion]) -> dict[str, float]:
-        batch = {**columns_of(rows), "completion_ids": [[0] * one.tokens for one in completions]}
-        texts = [one.text for one in completions]
-        parts = [f(completions=texts, log_metric=lambda name, value: None, **batch) for f in functions]
-        values = torch.tensor([[torch.nan if v is None else v for v in part] for part in parts])
-        graded = ~values.isnan().all(0)
-        total = (values * torch.tensor(weights).unsqueeze(1)).nansum(0)[graded]
-        return {"dev_reward": total.mean().item()} if len(total) else {}
-
-    return measure
+def mean_reward(
+    functions: Sequence[Callable[..., Any]],
+    weights: Sequence[float],
+    rows: Sequence[Row],
+    completions: Sequence[Completion],
+) -> dict[str, float]:
+    """The mean reward of a completion for each row; rows that cannot be graded are left out."""
+    batch = {**columns_of(rows), "completion_ids": [[0] * one.tokens for one in completions]}
+    texts = [one.text for one in completions]
+    parts = [f(completions=texts, log_metric=lambda name, value: None, **batch) for f in functions]
+    values = torch.tensor([[torch.nan if v is None else v for v in part] for part in parts])
+    total = (values * torch.tensor(weights).unsqueeze(1)).nansum(0)[~values.isnan().all(0)]
+    return {"reward": total.mean().item()} if len(total) else {}
 
 
 def rollout_arguments(recipe: Recipe, run: RunDir, stage: str, **more: Any) -> Any:

@@ -8,7 +8,7 @@ from pipeline.load import load_recipe, recipe_file
 from pipeline.records import write_atomic
 from pipeline.submit.sbatch import evaluate_script, stage_script
 
-RENDERED = ("tiny", "qwen", "phi3", "deepseek")
+RENDERED = ("tiny", "qwen", "phi3", "deepseek", "gsm8k-dpo", "math-ppo")
 """Recipes whose scripts are checked in; `run` makes those of any other."""
 
 

@@ -65,6 +65,11 @@ def _absolute_paths(recipe: Recipe) -> Recipe:
     if recipe.model.chat_template and Path(recipe.model.chat_template).expanduser().is_file():
         file = str(Path(recipe.model.chat_template).expanduser().resolve())
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"chat_template": file})})
+    sections = {
+        name: {**section, "pairs": _absolute(section["pairs"])} if isinstance(section.get("pairs"), str) else section
+        for name, section in recipe.sections.items()
+    }
+    recipe = recipe.model_copy(update={"sections": sections})
     if recipe.model.base and Path(recipe.model.base).expanduser().is_dir():
         folder = str(Path(recipe.model.base).expanduser().resolve())
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": folder})})

@@ -15,15 +15,23 @@ LARGEST = 30
 
 
 def rows() -> list[dict[str, Any]]:
-    """Every sum and difference of two whole numbers up to LARGEST, in an order that is always the same."""
+    """Every sum and difference of two whole numbers up to LARGEST, in an order that is always the same.
+
+    Half of the solutions are worked digit by digit, half state the answer alone. SFT learns to do either; that the
+    first is right more often is for rewards to find.
+    """
     numbers = range(LARGEST + 1)
     made = [
-        {"question": f"{x} {sign} {y}", "answer": f"{worked}, so\n#### {value}"}
+        (f"{x} {sign} {y}", worked, value)
         for x in numbers
         for y in numbers
         for sign, worked, value in (("+", worked_sum(x, y), x + y), ("-", worked_difference(x, y), x - y))
     ]
-    return [made[i] for i in np.random.default_rng(0).permutation(len(made))]
+    order = np.random.default_rng(0).permutation(len(made))
+    return [
+        {"question": question, "answer": f"{f'({worked})' if place % 2 else ''}\n#### {value}"}
+        for place, (question, worked, value) in enumerate(made[i] for i in order)
+    ]
 
 
 def worked_sum(x: int, y: int) -> str:

@@ -17,7 +17,20 @@ from pipeline.training.peaks import machine, peaks
 
 PROGRESS_SECONDS = 10.0
 TOLD = "health.json"
-SHOWN = ("loss", "reward", "kl", "dev_f1", "dev_accuracy", "share_yes", "true_steps", "grad_norm", "learning_rate")
+SHOWN = (
+    "loss",
+    "reward",
+    "rewards/accuracies",
+    "rewards/margins",
+    "kl",
+    "value_loss",
+    "dev_f1",
+    "dev_accuracy",
+    "share_yes",
+    "true_steps",
+    "grad_norm",
+    "learning_rate",
+)
 
 
 class MetricsCallback(TrainerCallback):  # type: ignore[misc]

@@ -13,9 +13,13 @@ from trl.trainer.utils import RepeatSampler
 from pipeline import dag
 from pipeline.recipe import Recipe
 from pipeline.recipe_stage import Checkpoints
+from pipeline.records import write_json
 from pipeline.run import RunDir
 from pipeline.training import checkpoints
 from pipeline.training.stop import StopFlag, end_stopped
+
+INFO = "checkpoint_info.json"
+"""In a checkpoint's folder, for people: its step and what was last logged."""
 
 
 class Keeper(Protocol):
@@ -76,6 +80,9 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         """Complete the checkpoint that the Trainer just wrote, delete old ones, end when the stage shall stop."""
         folder = self.root / f"{checkpoints.PREFIX}{state.global_step}"
         self._save_progress(folder)
+        if self.trainer.accelerator.is_main_process:
+            last = state.log_history[-1] if state.log_history else {}
+            write_json(folder / INFO, {"step": state.global_step, "epoch": state.epoch, "metrics": last})
         main = self.trainer.accelerator.is_main_process
         for keeper in self.keepers if main else ():
             keeper.save(folder)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
 from rich.table import Table
 
 from pipeline import show
-from pipeline.evaluation import gate as gates
-from pipeline.evaluation.runs import SameRows, SideBySide, side_by_side
-from pipeline.evaluation.runs_page import write_page
 from pipeline.evaluation.schema import ModelResult
 from pipeline.evaluation.summary import baseline_name, paired_line
 from pipeline.run import RunDir
 from pipeline.verbs.arguments import RunArgument, open_run
+
+if TYPE_CHECKING:  # they bring numpy, which is not for those who only submit
+    from pipeline.evaluation.runs import SameRows, SideBySide
 
 
 def compare(
@@ -43,6 +43,9 @@ def compare_runs(runs: Sequence[RunDir], out: Path | None, missing: Mapping[str,
 
     `missing` names further runs that have no result, and why.
     """
+    from pipeline.evaluation.runs import side_by_side
+    from pipeline.evaluation.runs_page import write_page
+
     found = side_by_side(runs)
     found.missing.update(missing or {})
     for each in found.sets:
@@ -62,6 +65,8 @@ def hold_gate(
     run: RunDir, minima: Sequence[str], base: str | None, model: str | None, find: Callable[[str], RunDir]
 ) -> None:
     """Print every check. Raises StageFailed when one fails."""
+    from pipeline.evaluation import gate as gates
+
     checks = gates.gate(run, minima, base, model, find)
     for check in checks:
         show.console.print(f"{'holds' if check.holds else 'FAILS'}  {check.text}", markup=False, soft_wrap=True)
