@@ -137,7 +137,7 @@ def test_requeues_without_progress_end_the_stage(
         ("save_steps", 5, "checkpoint.every_steps"),
         ("save_strategy", "epoch", "checkpoint.every_steps"),
         ("save_total_limit", 1, "checkpoint.keep"),
-        ("load_best_model_at_end", True, "grpo.guard"),
+        ("load_best_model_at_end", True, "guard in grpo"),
         ("enable_jit_checkpoint", True, "every stage saves when it is told to stop"),
     ],
 )

@@ -174,8 +174,8 @@ const pick = (name, value) => {
 };
 const press = (place) => document.querySelectorAll("#rows thead button")[place].click();
 out.all = rows();
-pick("tag", "broken:grpo"); out.broken = rows(); out.count = document.querySelector("#shown").textContent;
-pick("tag", "fixed:grpo"); out.fixed = rows();
+pick("tag", "broken:grpo:sft"); out.broken = rows(); out.count = document.querySelector("#shown").textContent;
+pick("tag", "fixed:grpo:sft"); out.fixed = rows();
 pick("label", "Yes"); out.both = rows();
 pick("label", ""); pick("tag", "");
 pick("text", "CAUSES b"); out.text = rows(); pick("text", "no such words"); out.none = rows();

@@ -85,7 +85,7 @@ class Line:
     answers: dict[str, tuple[str, bool]]
     """For each model its answer in a word, and whether it is right."""
     tags: list[str]
-    """What the row can be chosen by: `fixed:sft`, `broken:sft`, `wrong:sft`, `none:sft`."""
+    """What the row can be chosen by: `fixed:sft:base`, `broken:sft:base`, `wrong:sft`, `none:sft`."""
 
 
 def lines(comparison: Comparison, found: Mapping[str, Predictions]) -> list[Line]:
@@ -102,7 +102,7 @@ def lines(comparison: Comparison, found: Mapping[str, Predictions]) -> list[Line
         for pair in pairs:
             after, before = own[pair.first].correct, own[pair.second].correct
             if after is not before:
-                tags.append(f"{'fixed' if after else 'broken'}:{pair.first}")
+                tags.append(f"{'fixed' if after else 'broken'}:{pair.first}:{pair.second}")
         table.append(Line(row, {name: (WORDS[each.answer], each.correct) for name, each in own.items()}, tags))
     return table
 
