@@ -11,7 +11,7 @@ from pipeline.tasks import gsm8k
 SPLITS, FORMATS, TEMPLATE = gsm8k.SPLITS, gsm8k.FORMATS, "plain"
 example, score = gsm8k.example, gsm8k.score
 
-LARGEST = 30
+LARGEST = 99
 
 
 def rows() -> list[dict[str, Any]]:
