@@ -83,7 +83,13 @@ def keep_adapters(trainer: Any) -> None:
 
 
 def save_model(trainer: Any, tokenizer: Any, folder: Path) -> None:
-    """Save the model (adapter only, where there is one) and the tokenizer; the first process writes."""
+    """Save the model (adapter only, where there is one) and the tokenizer; the first process writes.
+
+    The copy of the adapter that TRL keeps as reference, under the name `ref`, is no part of the result.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if "ref" in getattr(model, "peft_config", {}):
+        model.delete_adapter("ref")
     if trainer.accelerator.is_main_process:
         remove([folder])
     trainer.accelerator.wait_for_everyone()
