@@ -180,12 +180,11 @@ def test_adapters_go_on_exactly(whole: RunDir, tmp_path: Path, name: str) -> Non
     assert not list(run.model(name).rglob("*value*")) and not (run.model(name) / "ref").exists()
 
 
-@pytest.mark.long
-def test_two_processes_share_sampling_and_training(whole: RunDir, tmp_path: Path) -> None:
-    for name in ("dpo", "ppo"):
-        run = copied(whole, tmp_path / name, name)
-        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", f"pipeline.stages.{name}"]
-        done = call(*start, str(run.logs), name)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-        last = line_with(run, name, "best_step")
-        assert last["before_accuracy"] == line_with(whole, name, "best_step")["before_accuracy"]
+@pytest.mark.parametrize("name", [pytest.param("dpo", marks=pytest.mark.long), "ppo"])
+def test_two_processes_share_the_work(whole: RunDir, tmp_path: Path, name: str) -> None:
+    run = copied(whole, tmp_path, name)
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", f"pipeline.stages.{name}"]
+    done = call(*start, str(run.logs), name)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    last = line_with(run, name, "best_step")
+    assert last["before_accuracy"] == line_with(whole, name, "best_step")["before_accuracy"]
