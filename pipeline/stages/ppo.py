@@ -22,7 +22,8 @@ def main(logs: Path, stage: str) -> None:
 
     recipe, _ = RunDir.of_logs(logs).read_resolved()
     own = recipe.own(stage)
-    rollout = rollouts.prepared(logs, stage, beta=own.kl_coefficient)
+    # the value model works beside the pass through the policy: torch would think it unused
+    rollout = rollouts.prepared(logs, stage, beta=own.kl_coefficient, ddp_find_unused_parameters=False)
     trainer = PpoTrainer(own, **rollout.arguments)
     keeper = ValueKeeper(trainer)
     rollouts.train(rollout, trainer, stop, [keeper])

@@ -62,7 +62,7 @@ class Rollout:
 
 
 def prepared(logs: Path, stage: str, **options: Any) -> Rollout:
-    """The stage's model, prompts and rewards; `options` are further ones of GRPOConfig."""
+    """The stage's model, prompts and rewards; `options` are further ones of GRPOConfig, if the recipe has no others."""
     run = RunDir.of_logs(logs)
     recipe, _ = run.read_resolved()
     require_sandbox([task_of(recipe, stage)])
@@ -199,4 +199,4 @@ def rollout_arguments(recipe: Recipe, run: RunDir, stage: str, **more: Any) -> A
     revision = revision_of(starting_model(recipe, run, stage), recipe.model)
     if revision is not None:  # the trainer loads the reference model by its name, anew
         options["model_init_kwargs"] = {"revision": revision, **(options.get("model_init_kwargs") or {})}
-    return GRPOConfig(**common, **options, **more)
+    return GRPOConfig(**{**common, **more, **options})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,26 +36,6 @@ class ValueHead(nn.Module):  # type: ignore[misc]
             normal = nn.functional.layer_norm(states.detach().float(), states.shape[-1:])
             inner = nn.functional.gelu(self.inner(normal.to(self.inner.weight.dtype)))
             return self.out(inner).squeeze(-1).float()
-
-
-@contextlib.contextmanager
-def reading(model: Any) -> Iterator[list[Tensor]]:
-    """A list into which each pass through the model puts the values (rows, tokens) of its states.
-
-    They are made within the pass and are a part of its output, so that data parallel training finds the head used.
-    """
-    inner, values = getattr(model, "module", model), []
-    with captured(model, -1) as states:
-
-        def read(_: Any, __: Any, output: Any) -> None:
-            output["values"] = inner.value_head(states.pop())
-            values.append(output["values"])
-
-        handle = inner.register_forward_hook(read)
-        try:
-            yield values
-        finally:
-            handle.remove()
 
 
 def token_rewards(scores: Tensor, log_ratio: Tensor, mask: Tensor, kl_coefficient: float) -> Tensor:
@@ -139,13 +117,13 @@ class PpoTrainer(GRPOTrainer):  # type: ignore[misc]
         rows, length = mask.shape
         own = slice(self.accelerator.process_index * rows, (self.accelerator.process_index + 1) * rows)
         scores = self._scores[own]
-        with torch.no_grad(), reading(self.model) as read:
+        with torch.no_grad(), captured(self.model, -1) as states:
             logps, _, _ = self._get_per_token_logps_and_entropies(
                 self.model, torch.cat([made["prompt_ids"], made["completion_ids"]], dim=1),
                 torch.cat([made["prompt_mask"], made["completion_mask"]], dim=1), length,
                 batch_size=self.args.per_device_train_batch_size,
             )  # fmt: skip
-        values = torch.cat(read)[:, -length - 1 : -1] * mask
+            values = self._values(torch.cat(states), length) * mask
         log_ratio = (logps - made.pop("ref_per_token_logps", logps)) * mask
         rewards = token_rewards(scores.nan_to_num(), log_ratio, mask, self.own.kl_coefficient)
         advantages = gae(rewards, values, mask, self.own.gamma, self.own.gae_lambda)
@@ -153,6 +131,10 @@ class PpoTrainer(GRPOTrainer):  # type: ignore[misc]
         self._log_rollout(log_ratio, values, advantages, mask)
         return {**made, "advantages": self._whitened(advantages, mask), "returns": advantages + values,
                 "old_values": values, "old_per_token_logps": logps}  # fmt: skip
+
+    def _values(self, states: Tensor, length: int) -> Tensor:
+        """(rows, length) values of the states before each token of completions that are the last `length` of all."""
+        return self.accelerator.unwrap_model(self.model).value_head(states[:, -length - 1 : -1])
 
     def _whitened(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """Advantages with mean 0 and deviation 1 over all tokens of all processes."""
@@ -171,10 +153,10 @@ class PpoTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """The clipped objective by TRL, and the clipped value loss: both means over the tokens of an optimizer step."""
-        with reading(model) as read:
+        with captured(model, -1) as states:
             loss = super()._compute_loss(model, inputs)
         mask = inputs["completion_mask"]
-        values = read[0][:, -mask.shape[1] - 1 : -1]
+        values = self._values(states[0], mask.shape[1])
         errors = clipped_value_loss(values, inputs["old_values"], inputs["returns"], self.own.value_clip) * mask
         share = self.current_gradient_accumulation_steps / self.args.steps_per_generation
         tokens = inputs["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes * share
