@@ -34,6 +34,7 @@ def make_model(folder: Path, seed: int) -> None:
 
     settings = smoke().model.scratch
     assert settings is not None
+    settings = settings.model_copy(update={"max_position_embeddings": 1024})  # the longest row has 527 tokens
     texts = [row.input for row in generate(Data(max_variables=4, rows={"sft": 200}), "sft", 5, 0)]
     save_scratch(settings, texts, folder, seed)
     (folder / "README.md").write_text("a model\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Slurm
 from launching import STAGES, Project, faulty_commands
+from processes import wait_until
 from test_remedies import ONCE
 
 from pipeline import dag
@@ -197,6 +198,7 @@ def test_segments_are_cancelled_together(project: Project) -> None:
     project.run("gone", "resources.sft.segments=4")
     jobs = segments(project, "gone")
     project.wait_for_state("gone", "sft", "running")
+    wait_until("its attempt has begun", lambda: bool(project.folder("gone").attempts("sft")), 60)
     assert project.json("cancel", "gone")["cancelled"]["sft"] == " ".join(jobs)
     assert project.slurm.wait(*jobs) == ["CANCELLED"] * 4 and project.queued("gone") == []
     assert project.states("gone") == ["done", "cancelled", "cancelled", "cancelled"]
