@@ -35,5 +35,5 @@ else
 fi
 
 say "tests"
-# most tests of Slurm wait; a file stays in one process, as its tests share a cluster
-exec python -m pytest -n "${TEST_PROCESSES:-3}" --dist loadfile "$@"
+# most tests of Slurm wait; a file stays in one process, as its tests share a cluster; tests/conftest.py orders the files
+exec python -m pytest -n "${TEST_PROCESSES:-3}" --dist loadfile --no-loadscope-reorder "$@"

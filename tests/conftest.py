@@ -112,6 +112,17 @@ def weird_tmp_path(tmp_path: Path) -> Path:
     return path
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of Slurm first, then those that train: the longest tests are not left for one process at the end."""
+
+    kinds: dict[Path, int] = {}
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        kind = 0 if "slurm" in marks else 1 if "training" in marks else 2
+        kinds[item.path] = min(kind, kinds.get(item.path, kind))
+    items.sort(key=lambda item: kinds[item.path])
+
+
 def pytest_configure() -> None:
     """Make TERM end the tests as ^C does, so that a test session that runs out of time stops its Slurm too."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)

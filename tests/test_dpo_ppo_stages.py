@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clock import CLOCK, assert_speed_is_logged
 from safetensors import safe_open
 
 from pipeline.evaluation.schema import read_comparison
@@ -23,7 +24,6 @@ from pipeline.settings import merge, read_yaml
 pytestmark = pytest.mark.training
 
 INTERRUPT = Path(__file__).parent / "interrupt.py"
-CLOCK = ("time", "step_time", "reward_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
 ROWS = [{"question": f"{n}", "answer": f"#### {n % 2}"} for n in range(150)]
 """Odd or even: a model that has learned the form alone is right half of the time."""
 CHANGES: dict[str, Any] = {
@@ -85,6 +85,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 def line_with(run: RunDir, name: str, key: str) -> dict[str, Any]:
     """The last line of a stage's metrics that has a key."""
     return [line for line in run.read_metrics(name) if key in line][-1]
+
+
+def test_each_stage_records_its_speed(whole: RunDir) -> None:
+    for name in ("sft", "dpo", "ppo"):
+        assert_speed_is_logged(whole.read_metrics(name))
 
 
 def test_each_stage_records_what_it_raises_before_and_after(whole: RunDir) -> None:

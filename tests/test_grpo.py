@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clock import assert_speed_is_logged
 
 from pipeline import show
 from pipeline.load import build_recipe
@@ -53,6 +54,7 @@ def test_every_part_is_logged_apart_with_groups_and_kl(prepared: Path, capsys: p
     log = run.latest_log("grpo").read_text()
     assert done.returncode == 0, done.stdout + done.stderr + log
     lines = run.read_metrics("grpo")
+    assert_speed_is_logged(lines)
     steps = [line for line in lines if "reward" in line]
     assert [line["step"] for line in steps] == [1, 2]
     for line in steps:

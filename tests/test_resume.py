@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clock import CLOCK
 
 from pipeline.evaluation.predictions import read_predictions
 from pipeline.load import build_recipe
@@ -22,11 +23,6 @@ from pipeline.settings import read_yaml
 
 pytestmark = pytest.mark.training
 
-NOT_COMPARED = (
-    "time", "step_time", "reward_time", "train_runtime", "train_samples_per_second", "train_steps_per_second",
-    "samples_per_second", "tokens_per_second", "useful_tokens_per_second", "tflops",
-)  # fmt: skip
-"""What the clock says: other in every run."""
 INTERRUPT = Path(__file__).parent / "interrupt.py"
 SETTINGS: dict[str, dict[str, Any]] = {
     "sft": {
@@ -99,7 +95,7 @@ def forget(run: RunDir, stage: str) -> None:
 
 def metrics(run: RunDir, stage: str) -> list[dict[str, Any]]:
     """What a stage logged, without the clock."""
-    return [{k: v for k, v in line.items() if k not in NOT_COMPARED} for line in run.read_metrics(stage)]
+    return [{k: v for k, v in line.items() if k not in CLOCK} for line in run.read_metrics(stage)]
 
 
 def assert_same(run: RunDir, other: RunDir, stage: str) -> None:

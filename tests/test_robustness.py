@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clock import CLOCK, assert_speed_is_logged
 
 from pipeline import dag
 from pipeline.errors import StageFailed, UserError, UserErrors
@@ -32,7 +33,6 @@ from pipeline.stages.robustness import read_answers
 from pipeline.tasks.judge import key_of, obeyed
 from pipeline.training.models import starting_model
 
-CLOCK = ("time", "memory_peak_gib", "train_runtime", "train_samples_per_second", "train_steps_per_second")
 CHANGES: dict[str, Any] = {
     "model": {"scratch": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
                           "num_key_value_heads": 2}},
@@ -98,6 +98,7 @@ def metrics(run: RunDir) -> list[dict[str, Any]]:
 
 @pytest.mark.training
 def test_what_is_measured_is_logged(trained: RunDir) -> None:
+    assert_speed_is_logged(trained.read_metrics("contrastive"))
     lines = metrics(trained)
     assert [line["step"] for line in lines if "val_loss" in line] == [0, 2, 4, 6, 8]
     logged = next(line for line in lines if "causal_loss" in line)

@@ -61,19 +61,23 @@ def test_operations_of_frozen_weights_count_less(tmp_path: Path) -> None:
     assert flops_per_token(adapted) == 4 * (2 * layer + head) + 6 * 2 * adapters
 
 
-def test_the_share_of_a_known_gpu_is_logged() -> None:
+def test_the_share_of_a_known_gpu_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from pipeline.training.throughput import ThroughputCallback
+    from pipeline.training import throughput
 
     model = torch.nn.Sequential(torch.nn.Linear(4, 4))
     trainer = SimpleNamespace(
         model=model, accelerator=SimpleNamespace(unwrap_model=lambda it: it), _metrics={"train": defaultdict(list)}
     )
     for peak in (0.0, 2.0):
-        callback = ThroughputCallback(trainer, peak)
+        monkeypatch.setattr(throughput, "peak_tflops", lambda peak=peak: peak)
+        callback = throughput.ThroughputCallback(trainer)
         callback.on_train_begin(None, None, None)
-        callback._count(model, (), {"input_ids": torch.zeros(2, 3), "attention_mask": torch.tensor([[1, 1, 0]] * 2)})
+        batch = {"input_ids": torch.zeros(2, 3), "attention_mask": torch.tensor([[1, 1, 0]] * 2)}
+        callback._count(model, (), batch)
+        with torch.no_grad():  # completions are sampled in training mode
+            callback._count(model, (), batch)
         callback.on_step_end(SimpleNamespace(world_size=2), None, SimpleNamespace(should_log=False))
         callback.on_step_end(SimpleNamespace(world_size=2), None, SimpleNamespace(should_log=True))
         logged = {key: values[-1] for key, values in trainer._metrics["train"].items()}

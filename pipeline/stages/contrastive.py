@@ -42,6 +42,7 @@ def main(logs: Path, stage: str, resume: Path | None = None, debug: bool = False
     from pipeline.training.contrastive_validation import ValidationCallback
     from pipeline.training.models import load_base_tokenizer, load_for_training, set_end_of_turn, starting_model
     from pipeline.training.resume import CheckpointCallback
+    from pipeline.training.throughput import ThroughputCallback
     from pipeline.training.tracking import track
 
     run = RunDir.of_logs(logs)
@@ -67,7 +68,8 @@ def main(logs: Path, stage: str, resume: Path | None = None, debug: bool = False
     )  # fmt: skip
     cast_adapters(trainer.model)
     validation = ValidationCallback(run, stage, own, health, trainer, tokenizer.pad_token_id, dev)
-    trainer.add_callback(validation)
+    for each in (validation, ThroughputCallback(trainer)):
+        trainer.add_callback(each)
     if debug:
         trainer.train()
         return

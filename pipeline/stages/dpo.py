@@ -29,10 +29,12 @@ def main(logs: Path, stage: str) -> None:
 
     from pipeline.training.arguments import cast_adapters, save_model
     from pipeline.training.callbacks import HealthCallback, MetricsCallback
+    from pipeline.training.labelled import score_labelled_positions
     from pipeline.training.model_card import write_card
     from pipeline.training.models import load_base_tokenizer, load_for_training, set_end_of_turn, starting_model
     from pipeline.training.preferences import PreferenceTrainer
     from pipeline.training.resume import CheckpointCallback
+    from pipeline.training.throughput import ThroughputCallback
     from pipeline.training.tracking import track
 
     run = RunDir.of_logs(logs)
@@ -47,6 +49,7 @@ def main(logs: Path, stage: str) -> None:
     rows, held_out, figures = pair_rows(recipe, run, stage, model, tokenizer, stop, arguments.max_length)
     arguments.max_length = None  # no pair is longer: nothing is to be cut
     health = HealthCallback(run, stage, recipe.health)
+    score_labelled_positions()
     trainer = PreferenceTrainer(
         model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
         callbacks=[MetricsCallback(run, stage), health],
@@ -54,7 +57,7 @@ def main(logs: Path, stage: str) -> None:
     cast_adapters(trainer.model)
     objective = objective_of(run, stage, trainer, held_out, figures)
     guard = guard_of(recipe, run, stage, trainer, tokenizer, health)
-    for callback in (objective, *guard):
+    for callback in (objective, *guard, ThroughputCallback(trainer)):
         trainer.add_callback(callback)
     track(trainer, recipe, run, stage, dag.build(recipe, run)[stage].fingerprint)
     saver = CheckpointCallback(recipe, run, stage, trainer, stop, (health, objective, *guard))

@@ -27,6 +27,7 @@ from pipeline.stages.objective import ObjectiveCallback
 from pipeline.stages.rows import columns_of, prompt_dataset, read_rows
 from pipeline.training.arguments import cast_adapters, common_arguments, keep_adapters, save_model
 from pipeline.training.callbacks import HealthCallback, MetricsCallback
+from pipeline.training.labelled import score_labelled_positions
 from pipeline.training.model_card import write_card
 from pipeline.training.models import (
     load_base_tokenizer,
@@ -38,6 +39,7 @@ from pipeline.training.models import (
 from pipeline.training.resume import CheckpointCallback, Keeper
 from pipeline.training.served import GROUP_PORT, URL
 from pipeline.training.stop import StopFlag
+from pipeline.training.throughput import ThroughputCallback
 from pipeline.training.tracking import track
 
 
@@ -69,6 +71,7 @@ def prepared(logs: Path, stage: str, **options: Any) -> Rollout:
     source = starting_model(recipe, run, stage)
     tokenizer = load_base_tokenizer(source, recipe.model)
     set_seed(recipe.seed)  # new adapters begin with random weights
+    score_labelled_positions()
     model = load_for_training(source, recipe.model)
     set_end_of_turn(model, tokenizer)
     health = HealthCallback(run, stage, recipe.health)
@@ -120,7 +123,7 @@ def train(rollout: Rollout, trainer: Any, stop: StopFlag, keepers: Sequence[Keep
     if rollout.own.generation == "continuous":
         keep_adapters(trainer)
     watchers = watchers_of(rollout, trainer)
-    for each in watchers:
+    for each in (*watchers, ThroughputCallback(trainer)):
         trainer.add_callback(each)
     track(trainer, recipe, run, stage, dag.build(recipe, run)[stage].fingerprint)
     saver = CheckpointCallback(recipe, run, stage, trainer, stop, (health, *watchers, *keepers))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import dag
-from pipeline.fit.cards import known_card
 from pipeline.recipe import Recipe, Sft
 from pipeline.run import RunDir
 from pipeline.training.entry import run_stage
@@ -29,6 +28,7 @@ def main(logs: Path, stage: str) -> None:
     from pipeline.training.arguments import cast_adapters, save_model
     from pipeline.training.callbacks import HealthCallback, MetricsCallback
     from pipeline.training.encode import check_lengths, token_counts
+    from pipeline.training.labelled import score_labelled_positions
     from pipeline.training.model_card import write_card
     from pipeline.training.models import (
         load_base_tokenizer,
@@ -55,6 +55,7 @@ def main(logs: Path, stage: str) -> None:
     if not arguments.packing:
         arguments.max_length = None  # no row is longer: the trainer need not make a copy of them, cut
     health = HealthCallback(run, stage, recipe.health)
+    score_labelled_positions()
     trainer = SFTTrainer(
         model=model,
         args=arguments,
@@ -66,7 +67,7 @@ def main(logs: Path, stage: str) -> None:
     cast_adapters(trainer.model)
     track(trainer, recipe, run, stage, dag.build(recipe, run)[stage].fingerprint)
     checks = dev_checks(recipe, run, stage, trainer, tokenizer)
-    for each in (*checks, ThroughputCallback(trainer, peak_tflops())):
+    for each in (*checks, ThroughputCallback(trainer)):
         trainer.add_callback(each)
     saver = CheckpointCallback(recipe, run, stage, trainer, stop, (health, *checks))
     trainer.add_callback(saver)
@@ -94,14 +95,6 @@ def dev_checks(recipe: Recipe, run: RunDir, stage: str, trainer: Any, tokenizer:
         return asking.values(trainer.accelerator.unwrap_model(trainer.model), rows, recipe.seed)
 
     return [ObjectiveCallback(run, stage, measure)]
-
-
-def peak_tflops() -> float:
-    """What this process's GPU can do in 16 bit, in TFLOP/s; 0 where that is not known."""
-    import torch
-
-    card = known_card(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-    return card.tflops if card else 0.0
 
 
 def sft_arguments(recipe: Recipe, run: RunDir, stage: str) -> Any:

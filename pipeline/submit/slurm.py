@@ -35,7 +35,7 @@ OF_A_PROCESS = {
     "GPU_DEVICE_ORDINAL",
 }  # fmt: skip
 """Variables that say which process or GPU of a job one is."""
-OF_A_NODE = {"TMPDIR", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"}
+OF_A_NODE = {"TMPDIR", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
 """Variables that a job has for itself: they mean nothing on another node."""
 OF_THE_SITE = {
     "SLURM_CONF", "SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_RESERVATION", "SBATCH_CONSTRAINT",

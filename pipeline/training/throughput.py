@@ -6,7 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
+
+from pipeline.fit.cards import known_card
 
 KEYS = ("samples_per_second", "tokens_per_second", "useful_tokens_per_second", "tflops", "mfu", "gpu_memory_gb")
 """What is logged; `mfu` on GPUs of known speed alone, `gpu_memory_gb` on GPUs."""
@@ -51,12 +54,12 @@ def flops_per_token(model: Any) -> int:
 class ThroughputCallback(TrainerCallback):  # type: ignore[misc]
     """Adds to each log of TRL's trainers how fast training was since the last one.
 
-    Counts the batches of this process, times the number of processes; waiting for data, logging and saving count as
-    time. `peak` is what the GPU can do in 16 bit, in TFLOP/s; 0 where that is not known.
+    Counts the batches of this process that a gradient is taken of, times the number of processes. All else, as sampling
+    completions, judging them, waiting for data, logging and saving, counts as time and not as operations.
     """
 
-    def __init__(self, trainer: Any, peak: float) -> None:
-        self.trainer, self.peak = trainer, peak
+    def __init__(self, trainer: Any) -> None:
+        self.trainer, self.peak = trainer, peak_tflops()
         self.since = Counted()
         self.began = 0.0
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -64,7 +67,7 @@ class ThroughputCallback(TrainerCallback):  # type: ignore[misc]
         model.register_forward_pre_hook(self._count, with_kwargs=True)
 
     def _count(self, module: Any, values: Any, named: dict[str, Any]) -> None:
-        if module.training:
+        if module.training and torch.is_grad_enabled():
             self.since.add(named)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -92,6 +95,10 @@ class ThroughputCallback(TrainerCallback):  # type: ignore[misc]
 
 def _memory() -> dict[str, float]:
     """GB of the GPU that tensors held at most; {} without CUDA."""
-    import torch
-
     return {"gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9} if torch.cuda.is_available() else {}
+
+
+def peak_tflops() -> float:
+    """What this process's GPU can do in 16 bit, in TFLOP/s; 0 where that is not known."""
+    card = known_card(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    return card.tflops if card else 0.0
