@@ -85,3 +85,21 @@ def test_a_stage_whose_answers_are_of_one_kind_stops_when_the_recipe_asks(prepar
     assert "answers on dev rows can hardly ever be parsed" in run.state("grpo")["reason"]
     assert show.health_found(run, "grpo") == ["answers on dev rows can hardly ever be parsed (step 0)"]
     assert run.done("grpo") is None
+
+
+def test_continuous_batching_leaves_adapters_as_precise_as_they_were(prepared: Path) -> None:
+    """TRL makes the whole policy 16-bit for it; small steps would be lost in rounding from then on."""
+    import torch
+    from safetensors.torch import load_file
+
+    model = {"precision": "bf16", "lora": {"r": 4}}
+    run = run_of(prepared, model=model, grpo={**GRPO, "generation": "continuous"})
+    run.unmark("grpo")
+    done = launch(run, "grpo")
+    log = run.latest_log("grpo").read_text()
+    assert done.returncode == 0, done.stdout + done.stderr + log
+    lines = [line for line in run.read_metrics("grpo") if "reward" in line]
+    assert [line["step"] for line in lines][-2:] == [1, 2]
+    assert all(line["completions/mean_length"] > 0 for line in lines)
+    adapters = load_file(run.model("grpo") / "adapter_model.safetensors")
+    assert all(weight.dtype == torch.float32 for weight in adapters.values())

@@ -61,18 +61,17 @@ def test_operations_of_frozen_weights_count_less(tmp_path: Path) -> None:
     assert flops_per_token(adapted) == 4 * (2 * layer + head) + 6 * 2 * adapters
 
 
-def test_the_share_of_a_known_gpu_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_share_of_a_known_gpu_is_logged() -> None:
     import torch
 
-    from pipeline.training import throughput
+    from pipeline.training.throughput import ThroughputCallback
 
     model = torch.nn.Sequential(torch.nn.Linear(4, 4))
     trainer = SimpleNamespace(
         model=model, accelerator=SimpleNamespace(unwrap_model=lambda it: it), _metrics={"train": defaultdict(list)}
     )
     for peak in (0.0, 2.0):
-        monkeypatch.setattr(throughput, "peak_tflops", lambda peak=peak: peak)
-        callback = throughput.ThroughputCallback(trainer)
+        callback = ThroughputCallback(trainer, peak)
         callback.on_train_begin(None, None, None)
         batch = {"input_ids": torch.zeros(2, 3), "attention_mask": torch.tensor([[1, 1, 0]] * 2)}
         callback._count(model, (), batch)

@@ -74,3 +74,11 @@ def _of_size(gigabytes: int) -> Card:
     fitting = [card for card in cards() if abs(card.memory / 1024 - gigabytes) <= NOMINAL * gigabytes]
     memory = fitting[0].memory if fitting else int(gigabytes * 1024 * 0.95)
     return Card(f"{gigabytes}G", memory, max(card.context for card in cards()))
+
+
+def peak_tflops() -> float:
+    """What this process's GPU can do in 16 bit, in TFLOP/s; 0 without one and where that is not known."""
+    import torch
+
+    card = known_card(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    return card.tflops if card else 0.0

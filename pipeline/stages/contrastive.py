@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline import dag
 from pipeline.errors import UserError
+from pipeline.fit.cards import peak_tflops
 from pipeline.recipe import Recipe
 from pipeline.recipe_contrastive import Contrastive
 from pipeline.run import RunDir
@@ -68,7 +69,7 @@ def main(logs: Path, stage: str, resume: Path | None = None, debug: bool = False
     )  # fmt: skip
     cast_adapters(trainer.model)
     validation = ValidationCallback(run, stage, own, health, trainer, tokenizer.pad_token_id, dev)
-    for each in (validation, ThroughputCallback(trainer)):
+    for each in (validation, ThroughputCallback(trainer, peak_tflops())):
         trainer.add_callback(each)
     if debug:
         trainer.train()

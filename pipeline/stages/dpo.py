@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline import dag
 from pipeline.errors import UserError
+from pipeline.fit.cards import peak_tflops
 from pipeline.question_recipe import task_of
 from pipeline.recipe import Recipe
 from pipeline.recipe_rl import Dpo
@@ -57,7 +58,7 @@ def main(logs: Path, stage: str) -> None:
     cast_adapters(trainer.model)
     objective = objective_of(run, stage, trainer, held_out, figures)
     guard = guard_of(recipe, run, stage, trainer, tokenizer, health)
-    for callback in (objective, *guard, ThroughputCallback(trainer)):
+    for callback in (objective, *guard, ThroughputCallback(trainer, peak_tflops())):
         trainer.add_callback(callback)
     track(trainer, recipe, run, stage, dag.build(recipe, run)[stage].fingerprint)
     saver = CheckpointCallback(recipe, run, stage, trainer, stop, (health, objective, *guard))

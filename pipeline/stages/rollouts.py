@@ -14,6 +14,7 @@ from transformers import set_seed
 from pipeline import dag
 from pipeline.errors import UserError
 from pipeline.evaluation.generate import Completion
+from pipeline.fit.cards import peak_tflops
 from pipeline.question_recipe import reward_of, task_of
 from pipeline.recipe import Recipe
 from pipeline.recipe_rl import Rollouts
@@ -123,7 +124,7 @@ def train(rollout: Rollout, trainer: Any, stop: StopFlag, keepers: Sequence[Keep
     if rollout.own.generation == "continuous":
         keep_adapters(trainer)
     watchers = watchers_of(rollout, trainer)
-    for each in (*watchers, ThroughputCallback(trainer)):
+    for each in (*watchers, ThroughputCallback(trainer, peak_tflops())):
         trainer.add_callback(each)
     track(trainer, recipe, run, stage, dag.build(recipe, run)[stage].fingerprint)
     saver = CheckpointCallback(recipe, run, stage, trainer, stop, (health, *watchers, *keepers))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import dag
+from pipeline.fit.cards import peak_tflops
 from pipeline.recipe import Recipe, Sft
 from pipeline.run import RunDir
 from pipeline.training.entry import run_stage
@@ -67,7 +68,7 @@ def main(logs: Path, stage: str) -> None:
     cast_adapters(trainer.model)
     track(trainer, recipe, run, stage, dag.build(recipe, run)[stage].fingerprint)
     checks = dev_checks(recipe, run, stage, trainer, tokenizer)
-    for each in (*checks, ThroughputCallback(trainer)):
+    for each in (*checks, ThroughputCallback(trainer, peak_tflops())):
         trainer.add_callback(each)
     saver = CheckpointCallback(recipe, run, stage, trainer, stop, (health, *checks))
     trainer.add_callback(saver)

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from pipeline.fit.cards import known_card
-
 KEYS = ("samples_per_second", "tokens_per_second", "useful_tokens_per_second", "tflops", "mfu", "gpu_memory_gb")
 """What is logged; `mfu` on GPUs of known speed alone, `gpu_memory_gb` on GPUs."""
 
@@ -55,11 +53,12 @@ class ThroughputCallback(TrainerCallback):  # type: ignore[misc]
     """Adds to each log of TRL's trainers how fast training was since the last one.
 
     Counts the batches of this process that a gradient is taken of, times the number of processes. All else, as sampling
-    completions, judging them, waiting for data, logging and saving, counts as time and not as operations.
+    completions, judging them, waiting for data, logging and saving, counts as time and not as operations. `peak` is
+    what the GPU can do in 16 bit, in TFLOP/s; 0 where that is not known.
     """
 
-    def __init__(self, trainer: Any) -> None:
-        self.trainer, self.peak = trainer, peak_tflops()
+    def __init__(self, trainer: Any, peak: float) -> None:
+        self.trainer, self.peak = trainer, peak
         self.since = Counted()
         self.began = 0.0
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -96,9 +95,3 @@ class ThroughputCallback(TrainerCallback):  # type: ignore[misc]
 def _memory() -> dict[str, float]:
     """GB of the GPU that tensors held at most; {} without CUDA."""
     return {"gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9} if torch.cuda.is_available() else {}
-
-
-def peak_tflops() -> float:
-    """What this process's GPU can do in 16 bit, in TFLOP/s; 0 where that is not known."""
-    card = known_card(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-    return card.tflops if card else 0.0
