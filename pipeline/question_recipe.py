@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
+from pipeline.recipe_evaluate import YES_NO_ONLY
 from pipeline.recipe_questions import GRADED, SOURCES, Reward
 
 
@@ -45,10 +46,6 @@ def reward_of(recipe: Recipe, stage: str) -> Reward:
     """The reward of a stage of rollouts: what its section says, else the one of its task."""
     own: Reward | None = recipe.own(stage).reward
     return own or Reward.model_validate({"type": GRADED[task_of(recipe, stage)]})
-
-
-YES_NO_ONLY = ("mode", "engine", "sets", "set_rows", "set_variables")
-"""Keys of an `evaluate` section that ask for what only corr2cause has."""
 
 
 def check_questions(

@@ -22,6 +22,10 @@ def variables_of(name: str) -> int | None:
     return int(found[1]) if found and 2 <= int(found[1]) <= MOST_VARIABLES else None
 
 
+YES_NO_ONLY = ("mode", "engine", "answer_prefix", "stop_at_answer", "sets", "set_rows", "set_variables")
+"""Keys of an `evaluate` section that ask for what only corr2cause has."""
+
+
 class Evaluate(StageSettings):
     """How models are asked and how their answers are counted."""
 
@@ -69,6 +73,7 @@ class Evaluate(StageSettings):
             raise ValueError("mode answer takes no samples and runs on the engine transformers")
         return self
 
-    def asking(self) -> dict[str, int | float | str | bool]:
-        """The settings that decide on what a model answers."""
-        return self.model_dump(exclude={"bootstrap", "sets", "set_rows", "set_variables"})
+    def asking(self, task: str) -> dict[str, int | float | str | bool]:
+        """The settings that decide on what a model answers to rows of a task."""
+        others = set() if task == "corr2cause" else set(YES_NO_ONLY)
+        return self.model_dump(exclude={"bootstrap", "sets", "set_rows", "set_variables", *others})

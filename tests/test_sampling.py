@@ -128,7 +128,10 @@ def test_settings_that_do_not_fit_together(overrides: list[str], part: str) -> N
     assert part in str(told.value)
 
 
-@pytest.mark.parametrize("override", ["evaluate.mode=answer", "evaluate.engine=vllm", "evaluate.sets=[corrected]"])
+@pytest.mark.parametrize(
+    "override",
+    ["evaluate.mode=answer", "evaluate.engine=vllm", "evaluate.sets=[corrected]", "evaluate.stop_at_answer=false"],
+)
 def test_what_only_yes_no_questions_have_is_refused_elsewhere(override: str) -> None:
     key = override.partition("=")[0]
     load_recipe(recipe_file(HOME, "gsm8k"), ["evaluate.mode=generate", "evaluate.sets=[]"])

@@ -197,7 +197,7 @@ def header_of(run: RunDir, asker: Asker, name: str, test: TestSet) -> Header:
         data_fingerprint=test.fingerprint,
         seed=recipe.seed,
         created=now(),
-        generation=asker.own.asking(),
+        generation=asker.own.asking(recipe.task),
         versions={package: version(package) for package in PACKAGES},
         rows=len(test.rows),
     )
