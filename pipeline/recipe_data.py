@@ -37,8 +37,9 @@ class Data(Section):
     """`released` keeps the labels of the data set; `corrected` computes them anew by its own definitions, without its
     bugs; `clean` also leaves out rows whose premise no DAG satisfies. Generated rows are always clean."""
     prompt: Literal["default", "paper"] = "default"
-    completions: Literal["trace", "short", "answer", "teacher"] = "trace"
-    """What SFT learns to say: the engine's reasoning, a short one, the answer alone, or a teacher's right answers."""
+    completions: Literal["trace", "short", "answer", "mixed", "teacher"] = "trace"
+    """What SFT learns to say: the engine's reasoning, a short one, the answer alone, for half of the rows (at random)
+    the reasoning and for half the answer alone, or a teacher's right answers."""
     teacher: str | None = None
     """For completions `teacher`: a prediction file. Its rows are the SFT rows; `balance` does not apply to them."""
     relabel: bool | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import random
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,7 +18,10 @@ from pipeline.tasks.rows import Parts
 from pipeline.tasks.teacher import COUNTED, taught
 from pipeline.training.ranks import cpus_at_hand
 
-STYLES: dict[str, Style] = {"trace": "full", "short": "short", "answer": "answer"}
+STYLES: dict[str, tuple[Style, ...]] = {
+    "trace": ("full",), "short": ("short",), "answer": ("answer",), "mixed": ("full", "answer"),
+}  # fmt: skip
+"""Of which styles a row's completion may be."""
 CHUNK = 1000
 """Rows that a process works on at once; fewer than two such chunks are worked here."""
 PROGRESS_SECONDS = 5.0
@@ -60,10 +64,15 @@ def taught_completions(recipe: Recipe, parts: Parts) -> tuple[dict[str, list[str
 def worked_completions(recipe: Recipe, parts: Parts, name: str) -> list[str]:
     """A completion for each row of a part; rows whose given label the reasoning contradicts are taken out."""
     rows = parts.rows[name]
-    found = work_all({(row.premise, row.hypothesis) for row in rows}, STYLES[recipe.data.completions], name)
+    draw, pairs = random.Random(recipe.seed), [(row.premise, row.hypothesis) for row in rows]
+    styles = [draw.choice(STYLES[recipe.data.completions]) for _ in rows]
+    found = {
+        style: work_all({pair for pair, its in zip(pairs, styles, strict=True) if its == style}, style, name)
+        for style in sorted(set(styles))
+    }
     kept, completions = [], []
-    for row in rows:
-        completion = found[row.premise, row.hypothesis]
+    for row, pair, style in zip(rows, pairs, styles, strict=True):
+        completion = found[style][pair]
         if completion.endswith("Yes") != (row.label == 1):
             parts.leave_out(f"{name}: the released label contradicts the reasoning")
             continue
