@@ -21,6 +21,7 @@ from pipeline.settings import Tree, merge
 from pipeline.stages import completions, preprocess
 from pipeline.stages.rows import read_rows
 from pipeline.tasks.corr2cause import message, score, worked
+from pipeline.tasks.rows import load_rows
 from pipeline.trainer_options import option_default
 from pipeline.training.encode import IGNORED
 from pipeline.training.models import end_of_turn, load_tokenizer, render_prompt
@@ -206,3 +207,19 @@ def test_processes_work_what_one_does(monkeypatch: pytest.MonkeyPatch, capsys: p
     found = completions.work_all(pairs, "full", "sft")
     assert found == {(row.premise, row.hypothesis): text for row, text in zip(ROWS, RIGHT, strict=True)}
     assert "sft: 15 of 40 completions worked" in capsys.readouterr().out
+
+
+def test_mixed_completions_are_reasoning_for_half_of_the_rows_and_answers_alone_for_the_others(base: Path) -> None:
+    def made(**data: Any) -> list[str]:
+        recipe = build_recipe("x", merge(tree(base), {"data": {"completions": "mixed", **data}}), "x.yaml")
+        parts = load_rows(recipe.data, ["sft"], recipe.seed)
+        texts = completions.worked_completions(recipe, parts, "sft")
+        for row, text in zip(parts.rows["sft"], texts, strict=True):
+            assert score(text, {"premise": row.premise, "hypothesis": row.hypothesis, "label": row.label}).correct
+        return texts
+
+    texts = made(rows={"sft": 400, "dev": 2, "test": 2})
+    alone = [text in ("Therefore: Yes", "Therefore: No") for text in texts]
+    assert 160 < sum(alone) < 240
+    assert all(bare or text.startswith("Skeleton:") for text, bare in zip(texts, alone, strict=True))
+    assert texts == made(rows={"sft": 400, "dev": 2, "test": 2})
