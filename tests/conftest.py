@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import count, repeat
 from pathlib import Path
 
 import pytest
@@ -113,14 +114,14 @@ def weird_tmp_path(tmp_path: Path) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of Slurm first, then those that train: the longest tests are not left for one process at the end."""
-
-    kinds: dict[Path, int] = {}
+    """Two files of Slurm, which mostly wait, for one that trains, then all others: no long one is left for the end."""
+    kinds: dict[Path, str] = {}
     for item in items:
-        marks = {mark.name for mark in item.iter_markers()}
-        kind = 0 if "slurm" in marks else 1 if "training" in marks else 2
-        kinds[item.path] = min(kind, kinds.get(item.path, kind))
-    items.sort(key=lambda item: kinds[item.path])
+        marks = {mark.name for mark in item.iter_markers()} | {kinds.get(item.path, "")}
+        kinds[item.path] = "slurm" if "slurm" in marks else "training" if "training" in marks else ""
+    turns = {"slurm": count(step=1), "training": count(step=2), "": repeat(len(kinds) * 2)}
+    places = {path: next(turns[kind]) for path, kind in kinds.items()}
+    items.sort(key=lambda item: places[item.path])
 
 
 def pytest_configure() -> None:
@@ -134,6 +135,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterat
     yield
     skipped = terminalreporter.stats.get("skipped", [])
     reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped)
-    for reason, count in sorted(reasons.items()):
+    for reason, number in sorted(reasons.items()):
         what = f"SLURM TESTS SKIPPED: {reason.removeprefix(NO_SLURM)}" if NO_SLURM in reason else f"SKIPPED: {reason}"
-        terminalreporter.write_sep("!", f"{what} ({count})", red=True)
+        terminalreporter.write_sep("!", f"{what} ({number})", red=True)
