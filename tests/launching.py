@@ -98,8 +98,8 @@ class Project:
         return {stage: each["job"] for stage, each in self.stages(name).items() if each["job"]}
 
     def queued(self, name: str) -> list[str]:
-        """Job ids in the queue whose name is of a stage of this run."""
-        lines = self.slurm.run("squeue", "-h", "-o", "%i %j").stdout.splitlines()
+        """Job ids whose name is of a stage of this run and that wait or run; not those that are being cleaned up."""
+        lines = self.slurm.run("squeue", "-h", "-t", "PENDING,RUNNING", "-o", "%i %j").stdout.splitlines()
         return [job for job, _, what in (line.partition(" ") for line in lines) if what.endswith(f"_{name}")]
 
     def wait_for_state(self, name: str, stage: str, state: str, seconds: float = 60) -> dict[str, Any]:

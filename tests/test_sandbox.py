@@ -39,10 +39,11 @@ def bubblewrap() -> None:
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
+    before = descendants()  # a Slurm that other tests of this session share
     made = Sandbox()
     yield made
     made.close()
-    assert not descendants(), "processes outlive the sandbox"
+    assert descendants().keys() <= before.keys(), f"processes outlive the sandbox: {descendants()}, before {before}"
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +54,11 @@ def short(sandbox: Sandbox) -> Iterator[Sandbox]:
     made.close()
 
 
-def descendants() -> list[str]:
-    """Command lines of this process's children, whichever thread started them."""
+def descendants() -> dict[str, str]:
+    """Process ids and command lines of this process's children, whichever thread started them."""
     tasks = Path("/proc/self/task").iterdir()
     children = [pid for task in tasks for pid in (task / "children").read_text().split()]
-    return [Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") for pid in children]
+    return {pid: Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") for pid in children}
 
 
 def asking(want: str, *arguments: Any) -> Checks:

@@ -18,8 +18,23 @@ from pipeline.settings import dump_yaml, read_yaml
 
 pytestmark = [pytest.mark.slurm, pytest.mark.training]
 
-STEPS = 1200
-"""About a minute of training with one thread."""
+STEPS = 600
+SLOW = """
+def slow(step):
+    def slowly(*arguments, **named):
+        time.sleep(0.15)
+        return step(*arguments, **named)
+    return slowly
+
+
+import os, time
+if not os.environ.get("SLURM_JOB_NAME", "").endswith("_undisturbed"):
+    from transformers import Trainer
+
+    Trainer.training_step = slow(Trainer.training_step)
+
+"""
+"""Put into the sft stage: training that can be stopped at leisure, however fast the machine, and mostly waits."""
 STEP = re.compile(r"^step \d+/", re.MULTILINE)
 
 
@@ -31,9 +46,13 @@ def project(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     tree.pop("grpo")
     tree["data"]["rows"].pop("grpo")
     tree["resources"].pop("grpo")
-    tree["sft"] |= {"max_steps": STEPS, "logging_steps": 20, "checkpoint": {"every_steps": 100, "keep": 2}}
+    tree["sft"] |= {"max_steps": STEPS, "logging_steps": 20, "checkpoint": {"every_steps": 50, "keep": 2}}
     build_recipe("long", tree, "long.yaml")
     (home / "configs" / "long.yaml").write_text(dump_yaml(tree), encoding="utf-8")
+    stage = home / "pipeline" / "stages" / "sft.py"
+    code, entry = stage.read_text(), 'if __name__ == "__main__":'
+    assert code.count(entry) == 1
+    stage.write_text(code.replace(entry, SLOW + entry))
     yield Project(home, slurm)
 
 
@@ -130,7 +149,7 @@ def test_a_cancelled_job_does_not_come_back(project: Project, slurm: Slurm) -> N
 def test_a_job_that_must_not_be_requeued_says_so_and_is_gone_on_from(project: Project, slurm: Slurm) -> None:
     (project.home / "configs" / "cluster.yaml").write_text("requeue: false\n")
     run = RunDir(project.home, "once")
-    job = begun(project, run, "sft.max_steps=400")
+    job = begun(project, run, "sft.max_steps=200")
     assert slurm.run("scancel", "--signal=TERM", "--full", job).returncode == 0
     assert slurm.wait(job) == ["FAILED"]
     state = run.state("sft")
@@ -139,6 +158,6 @@ def test_a_job_that_must_not_be_requeued_says_so_and_is_gone_on_from(project: Pr
     )
     assert told and state["state"] == "interrupted"
     project.call("cancel", "once")
-    project.call("run", "long", "sft.max_steps=400", "--run-name", "once", "--via", "slurm")
+    project.call("run", "long", "sft.max_steps=200", "--run-name", "once", "--via", "slurm")
     assert slurm.wait(project.jobs("once")["sft"]) == ["COMPLETED"]
     assert f"going on from the checkpoint of step {told.group(1)}" in run.latest_log("sft").read_text()
