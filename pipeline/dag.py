@@ -130,6 +130,10 @@ def descendants(stages: Mapping[str, Stage], name: str) -> list[str]:
     return [other for other in stages if name in ancestors(stages, other)]
 
 
+_HOLDERS = (ast.stmt, ast.excepthandler, ast.match_case)
+"""What statements can be in."""
+
+
 @functools.cache
 def imported_files(module: str, home: Path = HOME) -> frozenset[Path]:
     """Source files of the project that a module imports, directly or not, itself included; found without importing."""
@@ -140,14 +144,27 @@ def imported_files(module: str, home: Path = HOME) -> frozenset[Path]:
         if path is None or path in found:
             continue
         found.add(path)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                todo += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                todo += [alias.name for alias in node.names]
+        todo += _imports(path)
     return frozenset(found)
 
 
+@functools.cache
+def _imports(path: Path) -> tuple[str, ...]:
+    """What a source file imports anywhere in it, names that may be no modules among it. Every command needs this."""
+    names: list[str] = []
+    todo: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        # expressions hold no statements, and are most of a file
+        todo += [each for each in ast.iter_child_nodes(node) if isinstance(each, _HOLDERS)]
+    return tuple(names)
+
+
+@functools.cache
 def _source_of(module: str, home: Path) -> Path | None:
     if module.split(".")[0] != "pipeline":
         return None
