@@ -182,7 +182,7 @@ def test_accumulation_changes_nothing(made: SimpleNamespace, kind: str, micro: i
     assert_equal(stepped(made, {"loss": loss}, micro, accumulation, False), wanted)
 
 
-@pytest.mark.parametrize("kind", ["causal_contrastive", "info_nce"])
+@pytest.mark.parametrize("kind", [pytest.param("causal_contrastive", marks=pytest.mark.long), "info_nce"])
 def test_two_processes_change_nothing(made: SimpleNamespace, kind: str, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 

@@ -148,7 +148,7 @@ def assert_goes_on_exactly(run: RunDir, other: RunDir, name: str, moment: str, a
 @pytest.mark.parametrize(
     ("name", "moment", "at", "says"),
     [
-        ("dpo", "step", 5, "going on from the checkpoint of step 5"),
+        pytest.param("dpo", "step", 5, "going on from the checkpoint of step 5", marks=pytest.mark.long),
         ("ppo", "step", 5, "going on from the checkpoint of step 6"),
         pytest.param("dpo", "batch", 1, "pairs", marks=pytest.mark.long),
         pytest.param("ppo", "step", 2, "going on from the checkpoint of step 2", marks=pytest.mark.long),

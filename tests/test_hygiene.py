@@ -110,7 +110,7 @@ def test_a_run_can_be_submitted_from_inside_a_job(project: Project, tmp_path: Pa
 
 
 @pytest.mark.slurm
-@pytest.mark.parametrize("via", ["slurm", "submitit"])
+@pytest.mark.parametrize("via", ["slurm", pytest.param("submitit", marks=pytest.mark.long)])
 def test_a_secret_of_the_environment_stands_in_no_file(project: Project, via: str) -> None:
     name = f"secret-{via}"
     project.order(name, "preprocess", "import os; assert os.environ['HF_TOKEN'].startswith('hf_planted')")

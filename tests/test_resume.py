@@ -197,7 +197,11 @@ def pair(prepared: RunDir, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 @pytest.mark.parametrize(
     ("stage", "name", "step", "saved"),
-    [pytest.param("sft", "SIGTERM", 5, 5, marks=pytest.mark.long), ("sft", "SIGKILL", 7, 4), ("grpo", "SIGTERM", 3, 4)],
+    [
+        pytest.param("sft", "SIGTERM", 5, 5, marks=pytest.mark.long),
+        pytest.param("sft", "SIGKILL", 7, 4, marks=pytest.mark.long),
+        ("grpo", "SIGTERM", 3, 4),
+    ],
 )
 def test_two_processes_go_on_exactly(
     pair: RunDir, tmp_path: Path, stage: str, name: str, step: int, saved: int

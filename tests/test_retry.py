@@ -37,7 +37,7 @@ def finish(project: Project, name: str, attempts: list[int]) -> None:
     assert project.queued(name) == []
 
 
-@pytest.mark.parametrize("words", [[], ["sft"]])
+@pytest.mark.parametrize("words", [[], pytest.param(["sft"], marks=pytest.mark.long)])
 def test_retry_mends_a_failed_stage_and_the_waiting_keep_their_jobs(project: Project, words: list[str]) -> None:
     name = f"mended-{len(words)}"
     before = break_stage(project, name)
@@ -192,7 +192,7 @@ told.wait(600)
 """
 
 
-@pytest.mark.parametrize("verb", ["run", "retry"])
+@pytest.mark.parametrize("verb", ["run", pytest.param("retry", marks=pytest.mark.long)])
 def test_a_stage_that_is_done_but_that_slurm_takes_for_failed_holds_nothing_back(project: Project, verb: str) -> None:
     """It ends well after its time was up, before Slurm kills it: `afterok` is never satisfied."""
     name = f"late-{verb}"

@@ -36,8 +36,9 @@ def running(pid: int) -> bool:
 
 
 def test_two_nodes_are_idle(slurm: Slurm) -> None:
-    told = slurm.run("sinfo", "-h", "-N", "-p", "debug", "-o", "%N %t %c %m %G").stdout
-    assert told.splitlines() == [f"{name} idle 64 600000 gpu:a100:8" for name in slurm.cluster.names]
+    wanted = [f"{name} idle 64 600000 gpu:a100:8" for name in slurm.cluster.names]
+    words = ("sinfo", "-h", "-N", "-p", "debug", "-o", "%N %t %c %m %G")  # another file's last job may be ending still
+    wait_until("two nodes are idle", lambda: slurm.run(*words).stdout.splitlines() == wanted, 60)
     assert set(slurm.run("sinfo", "-h", "-o", "%P").stdout.split()) == {"debug*", "preempt", "short"}
 
 

@@ -154,7 +154,7 @@ def test_the_dependents_of_a_failed_stage_never_start(project: Project, finished
     told = project.call("cancel", "broken")
     assert jobs["grpo"] in told and jobs["evaluate"] in told
     assert project.slurm.wait(jobs["grpo"], jobs["evaluate"]) == ["CANCELLED", "CANCELLED"]
-    assert project.slurm.run("squeue", "-h").stdout == ""
+    assert project.slurm.run("squeue", "-h", "-t", "PENDING,RUNNING").stdout == ""
     assert project.stages("broken")["grpo"]["state"] == "cancelled"
 
 

@@ -97,7 +97,8 @@ COMPILING = 900
 @pytest.mark.parametrize(
     ("name", "resources"),
     [
-        *(pytest.param(name, resources, id=name) for name, resources in LAUNCHERS),
+        *(pytest.param(name, resources, id=name) for name, resources in LAUNCHERS[:2]),
+        *(pytest.param(name, resources, id=name, marks=pytest.mark.long) for name, resources in LAUNCHERS[2:]),
         pytest.param("deepspeed", DEEPSPEED, id="deepspeed", marks=pytest.mark.long),
     ],
 )
@@ -121,7 +122,7 @@ def test_all_processes_save_and_end(root: Path, name: str, resources: dict[str, 
     assert "Traceback" not in run.latest_log("sft").read_text()
 
 
-@pytest.mark.parametrize(("name", "resources"), LAUNCHERS[:2], ids=[name for name, _ in LAUNCHERS[:2]])
+@pytest.mark.parametrize(("name", "resources"), [LAUNCHERS[1]], ids=[LAUNCHERS[1][0]])
 def test_a_killed_body_takes_its_processes_along(root: Path, name: str, resources: dict[str, Any]) -> None:
     run = prepare(write_run(root, f"killed-{name}", **resources))
     with at_work(run) as body:

@@ -59,7 +59,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return run
 
 
-@pytest.mark.parametrize(("quantization", "precision", "bound"), [("none", "fp32", 1e-4), ("nf4", "bf16", 0.2)])
+@pytest.mark.parametrize(
+    ("quantization", "precision", "bound"),
+    [pytest.param("none", "fp32", 1e-4, marks=pytest.mark.long), ("nf4", "bf16", 0.2)],
+)
 def test_a_merged_adapter_answers_as_the_pair_did(
     whole: RunDir, tmp_path: Path, quantization: str, precision: str, bound: float
 ) -> None:

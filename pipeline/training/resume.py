@@ -16,6 +16,7 @@ from pipeline.recipe_stage import Checkpoints
 from pipeline.records import write_json
 from pipeline.run import RunDir
 from pipeline.training import checkpoints
+from pipeline.training.entry import started
 from pipeline.training.stop import StopFlag, end_stopped
 
 INFO = "checkpoint_info.json"
@@ -60,6 +61,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
             print(f"going on from the checkpoint of step {self.found.step}", flush=True)
             for keeper in self.keepers:
                 keeper.load(self.found.folder)
+        started()
         self.trainer.train(resume_from_checkpoint=str(self.found.folder) if self.found else None)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
