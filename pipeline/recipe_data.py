@@ -46,7 +46,8 @@ class Data(Section):
     """Random letters for the variables, which takes the order of letters away as a shortcut. null: generated rows get
     them, rows of a source keep theirs. Dev and test rows of a source always keep theirs."""
     paraphrase: bool = False
-    """Word generated premises and hypotheses in two ways, at random."""
+    """Word generated premises and hypotheses in two ways, at random, and name the two variables that may have a
+    collider or confounder in either order: the second edition (v2) always names the first letter first, v1 does not."""
     balance: Annotated[float, Field(gt=0, lt=1)] | None = 0.5
     """Share of valid rows among training rows; null keeps the natural share (a sixth), as dev and test rows do."""
     rows: dict[str, Count | None] = Field(default_factory=dict)

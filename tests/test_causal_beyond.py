@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -47,6 +48,16 @@ def test_labels_are_what_the_solver_reads_from_the_text(n: int) -> None:
         assert split_of(canonical(solve(parsed.premise))[0]) == "test"
         assert parsed.premise.compact == (n > 6)
         assert len(parsed.premise.names) == row.num_variables == n
+
+
+def test_a_pair_with_a_common_effect_is_named_in_either_order_only_with_paraphrases() -> None:
+    """The published first edition and its perturbed sets do both; the second edition never does."""
+    for paraphrase in (False, True):
+        rows = drawn([5], 300, style=Style(paraphrase=paraphrase))
+        asked = [row.hypothesis for row in rows if row.template in ("has_collider", "has_confounder")]
+        named = [re.findall(r"\b[A-E]\b", each) for each in asked]
+        orders = Counter(first < second for first, second in named)
+        assert set(orders) == ({True, False} if paraphrase else {True}) and min(orders.values()) > 30
 
 
 def test_sets_share_no_class_under_any_renaming(tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ class Style:
     relabel: bool = True
     """Random letters; else a later letter never causes an earlier one, as in the released files."""
     paraphrase: bool = False
-    """Premise and hypothesis each in the released wording or in a paraphrase, at random."""
+    """Premise and hypothesis each in the released wording or in a paraphrase, at random; the two variables of a
+    collider or confounder in either order, as in the first edition and its perturbed sets. Else the first letter
+    comes first, as in the second edition."""
     wording: Wording | None = None
     """Another wording for both."""
 
@@ -121,6 +123,8 @@ def _row(table: _Table, entry: int, style: Style, rng: np.random.Generator) -> R
     x, y = labels[asked.x], labels[asked.y]
     if asked.relation > Relation.INDIRECT:
         x, y = sorted((x, y))
+        if style.paraphrase and rng.integers(2):
+            x, y = y, x
     told, said = _wordings(style, n, rng)
     names = style.wording.names[:n] if style.wording and style.wording.names else letters(n)
     phrase = int(rng.integers(len(said.hypotheses[asked.relation])))

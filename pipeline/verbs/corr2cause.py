@@ -60,7 +60,7 @@ def generate(
     degree: Annotated[float, typer.Option(help="above six variables: neighbours of a variable")] = 2.5,
     premises: Annotated[int, typer.Option(help="above six variables: classes a set and number of variables")] = 100,
     relabel: Annotated[bool, typer.Option(help="with --variables: random letters")] = True,
-    paraphrase: Annotated[bool, typer.Option(help="with --variables: two wordings, at random")] = False,
+    paraphrase: Annotated[bool, typer.Option(help="with --variables: two wordings, pairs in either order")] = False,
     wording: Annotated[Path | None, typer.Option(help="with --variables: a YAML file of another wording")] = None,
 ) -> None:
     """Write train, dev and test files: the published rows, or with --variables new random ones."""
