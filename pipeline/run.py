@@ -32,6 +32,8 @@ from pipeline.settings import Tree, dump_yaml, parse_yaml, read_text
 
 HOME = Path(__file__).resolve().parent.parent
 """The project's folder: configs/, slurm/, scripts/."""
+CANCELLED = "cancelled by its user"
+"""The reason of a stage whose jobs `cancel` ended; where it stopped may follow."""
 
 
 def now() -> str:

@@ -114,7 +114,7 @@ def interrupt(run: RunDir, stage: str, name: str, moment: str, step: int) -> Non
 @pytest.mark.parametrize(
     ("stage", "name", "moment", "step", "saved"),
     [
-        ("sft", "SIGTERM", "step", 5, 5),
+        pytest.param("sft", "SIGTERM", "step", 5, 5, marks=pytest.mark.long),
         pytest.param("sft", "SIGUSR1", "step", 8, 8, marks=pytest.mark.long),
         pytest.param("sft", "SIGKILL", "step", 7, 4, marks=pytest.mark.long),
         ("sft", "SIGKILL", "save", 8, 4),

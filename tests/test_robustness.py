@@ -115,6 +115,7 @@ def test_what_is_measured_is_logged(trained: RunDir) -> None:
 
 
 @pytest.mark.training
+@pytest.mark.long
 def test_an_interrupted_stage_goes_on_exactly(trained: RunDir, tmp_path: Path) -> None:
     run = copy(trained, tmp_path)
     shutil.rmtree(run.stage("contrastive"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.run import RunDir, now
+from pipeline.run import CANCELLED, RunDir, now
 from pipeline.submit import slurm
 from pipeline.submit.slurm import QueuedJob
 
@@ -138,8 +138,10 @@ def cancel_run(run: RunDir, names: Sequence[str]) -> dict[str, list[str]]:
             "jobs do not go away", value=sorted(live.values()), where=f"run {run.name}", do="scancel them by hand"
         )
     for stage, jobs in cancelled.items():
-        if run.state(stage).get("state") != "done" or run.state(stage).get("job") not in _segments(run, stage):
-            run.write_state(stage, state="cancelled", reason="cancelled by its user", job=jobs[0])
+        state = run.state(stage)
+        told = state.get("state") == "cancelled" and state.get("job") in jobs  # by the job body, with where it stopped
+        if not told and (state.get("state") != "done" or state.get("job") not in _segments(run, stage)):
+            run.write_state(stage, state="cancelled", reason=CANCELLED, job=jobs[0])
     if torn_stages(run):
         run.write_transaction(state="cancelled")
     return cancelled

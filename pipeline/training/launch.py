@@ -22,7 +22,7 @@ from pipeline.errors import NeedsMissing, PipelineError
 from pipeline.recipe import KINDS, Recipe
 from pipeline.records import first_difference, remove
 from pipeline.remedies import Remedy, propose
-from pipeline.run import HOME, RunDir, now
+from pipeline.run import CANCELLED, HOME, RunDir, now
 from pipeline.snapshot import check_snapshot
 from pipeline.training import checkpoints, joined
 from pipeline.training.child import Child
@@ -150,9 +150,11 @@ def hand_over(run: RunDir, name: str) -> None:
 def record_end(run: RunDir, name: str, code: int, reason: str) -> tuple[str, str]:
     """Record how an attempt ended; (state, reason)."""
     before = run.state(name)
-    cancelled = code == STOPPED_CODE and before["state"] == "cancelled"
+    told = CANCELLED if "cancelled" in run.submission(name) else ""  # `cancel` says so before Slurm hears of it
+    because = before["reason"] if before["state"] == "cancelled" else told
+    cancelled = code == STOPPED_CODE and because != ""
     state = "cancelled" if cancelled else {0: "done", STOPPED_CODE: "interrupted"}.get(code, "failed")
-    reason = f"{before['reason']}; {reason}" if cancelled else reason
+    reason = f"{because}; {reason}" if cancelled else reason
     stopped = why_stopped() if code == STOPPED_CODE else ""
     peak = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 3)
     facts = {"state": state, "ended": now(), "exit_code": code, "peak_memory_gb": peak}
