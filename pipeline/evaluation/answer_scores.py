@@ -10,8 +10,8 @@ from typing import Any
 
 from pipeline.errors import StageFailed
 from pipeline.evaluation.generate import Completion, Progress
+from pipeline.evaluation.shared_prefix import Tokens, common_length, lines, read
 
-Tokens = tuple[int, ...]
 WORDS = ("Yes", "No")
 AFTER_CUT = 8
 """Characters after a cut that texts have in common too: tokens depend on what is next to them."""
@@ -58,9 +58,9 @@ def answer_probabilities(
                 parts = [batch[first : first + batch_size] for first in range(0, len(batch), batch_size)]
                 # only whole parts are passed over: what is computed together is the same after an interruption
                 parts = [rows for rows in parts if not found.keys() >= {row.place for row in rows}]
-                read = _read_shared(model, batch) if parts else None
+                started = read(model, list(dict.fromkeys(row.shared for row in batch))) if parts else None
                 for rows in parts:
-                    scores = _score(model, _cache_of(read, batch, rows), rows, answers)
+                    scores = _score(model, _lines_of(started, batch, rows), rows, answers)
                     scored = zip(rows, scores, strict=True)
                     made = {row.place: _likelier(row.place, pair, prefix, answers) for row, pair in scored}
                     found |= made
@@ -80,7 +80,7 @@ def _split(tokenizer: Any, prompts: Sequence[str], groups: Sequence[str]) -> lis
     found = []
     for places in members.values():
         encoded = dict(zip(places, _encode(tokenizer, [prompts[place] for place in places]), strict=True))
-        length = _shared_length(list(encoded.values()))
+        length = common_length(list(encoded.values()))
         order = sorted(places, key=lambda place: (len(encoded[place]), place))
         found.append([Asked(place, encoded[place][:length], encoded[place][length:]) for place in order])
     return sorted(found, key=lambda group: (len(group[0].shared), group[0].place))
@@ -95,21 +95,13 @@ def _encode(tokenizer: Any, texts: Sequence[str]) -> list[Tokens]:
     def tokens(parts: Sequence[str]) -> list[Tokens]:
         return [tuple(ids) for ids in tokenizer(list(parts), add_special_tokens=False)["input_ids"]]
 
-    cut = texts[0].rfind("\n", 0, max(_shared_length(texts) - AFTER_CUT, 0)) + 1
+    cut = texts[0].rfind("\n", 0, max(common_length(texts) - AFTER_CUT, 0)) + 1
     if cut and len(texts) > 1:
         head, whole = tokens([texts[0][:cut], texts[0]])
         tails = tokens([text[cut:] for text in texts])
         if head + tails[0] == whole:
             return [head + tail for tail in tails]
     return tokens(texts)
-
-
-def _shared_length(texts: Sequence[Tokens] | Sequence[str]) -> int:
-    """How many tokens or characters all texts begin with; at least one remains of each, to predict from."""
-    low: Tokens | str = min(texts)
-    high: Tokens | str = max(texts)  # whatever these two share stands in all between them
-    most = min(map(len, texts)) - 1
-    return next((place for place in range(most) if low[place] != high[place]), most)
 
 
 def _batches(groups: Sequence[list[Asked]], batch_size: int) -> Iterator[list[Asked]]:
@@ -124,41 +116,21 @@ def _batches(groups: Sequence[list[Asked]], batch_size: int) -> Iterator[list[As
         yield batch
 
 
-def _read_shared(model: Any, batch: Sequence[Asked]) -> tuple[Any, Any]:
-    """(KV cache, attention mask (groups, tokens)) of what the groups of a batch share, padded on the left."""
-    import torch
-
-    texts = list(dict.fromkeys(row.shared for row in batch))
-    longest = max(1, *map(len, texts))  # prompts that share nothing get one masked token
-    ids = torch.tensor([[0] * (longest - len(text)) + list(text) for text in texts], device=model.device)
-    mask = torch.tensor([[0] * (longest - len(text)) + [1] * len(text) for text in texts], device=model.device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    read = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
-    return read.past_key_values, mask
-
-
-def _cache_of(read: tuple[Any, Any] | None, batch: Sequence[Asked], rows: Sequence[Asked]) -> tuple[Any, Any]:
-    """A copy of the cache with one line for each of `rows`: the model writes into it."""
-    import torch
-
-    assert read is not None
-    cache, mask = read
+def _lines_of(started: tuple[Any, Any] | None, batch: Sequence[Asked], rows: Sequence[Asked]) -> tuple[Any, Any]:
+    """The cache and mask of what the groups of a batch share, with one line for each of `rows`."""
+    assert started is not None
     place_of = {shared: place for place, shared in enumerate(dict.fromkeys(row.shared for row in batch))}
-    places = torch.tensor([place_of[row.shared] for row in rows], device=mask.device)
-    chosen = copy.copy(cache)
-    chosen.layers = [copy.copy(layer) for layer in cache.layers]  # selecting makes new tensors, so none is shared
-    chosen.batch_select_indices(places)
-    return chosen, mask[places]
+    return lines(*started, [place_of[row.shared] for row in rows])
 
 
-def _score(model: Any, read: tuple[Any, Any], rows: Sequence[Asked], answers: Sequence[Tokens]) -> list[list[float]]:
+def _score(model: Any, started: tuple[Any, Any], rows: Sequence[Asked], answers: Sequence[Tokens]) -> list[list[float]]:
     """(rows, answers): the log-probability of each answer after each row.
 
     Answers that differ in their last token only are read off one pass; others take one each.
     """
     import torch
 
-    cache, shared_mask = read
+    cache, shared_mask = started
     if len({answer[:-1] for answer in answers}) > 1:
         each = [_score(model, (copy.deepcopy(cache), shared_mask), rows, [answer]) for answer in answers]
         return [[one[0] for one in pair] for pair in zip(*each, strict=True)]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.evaluation.shared_prefix import keeps_all, lines, positions, read, split, takes_positions
 from pipeline.evaluation.stop_at_answer import AnswerStop, cut_at_answer
 
 PROGRESS_SECONDS = 10.0
@@ -90,14 +91,13 @@ def complete(
 def _complete_batch(
     model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int, temperature: float, stop_at_answer: bool
 ) -> list[Completion]:
-    encoded = tokenizer(prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
-    ids, mask = encoded["input_ids"].to(model.device), encoded["attention_mask"].to(model.device)
+    ids, mask, started = _encode(model, tokenizer, prompts, max_new_tokens)
     sampled = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     sampling = sampled if temperature > 0 else {"do_sample": False}
     stop = AnswerStop(tokenizer, ids.shape[1], len(prompts)) if stop_at_answer else None
     written = model.generate(
         input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens,
-        stopping_criteria=[stop] if stop else None, **sampling,
+        stopping_criteria=[stop] if stop else None, **started, **sampling,
     )[:, ids.shape[1] :].tolist()  # fmt: skip
     ends = _end_tokens(model, tokenizer)
     if stop is None:
@@ -106,6 +106,34 @@ def _complete_batch(
         replace(one, text=cut_at_answer(one.text) or one.text, ended=one.ended or length is not None)
         for one, length in ((_cut(tokenizer, t[:n], ends), n) for t, n in zip(written, stop.lengths, strict=True))
     ]
+
+
+def _encode(model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int) -> tuple[Any, Any, dict[str, Any]]:
+    """(token ids and mask, (prompts, tokens), and what `generate` gets of the tokens that went through the model).
+
+    Prompts are padded on the left; where many begin alike, the shared part and the rest each are.
+    """
+    import torch
+
+    def padded(texts: Sequence[Sequence[int]]) -> Any:
+        longest = max(map(len, texts))
+        return torch.tensor([[tokenizer.pad_token_id] * (longest - len(text)) + list(text) for text in texts])
+
+    def masked(texts: Sequence[Sequence[int]]) -> Any:
+        return torch.tensor([[0] * (max(map(len, texts)) - len(text)) + [1] * len(text) for text in texts])
+
+    texts = [tuple(ids) for ids in tokenizer(prompts, add_special_tokens=False)["input_ids"]]
+    parts = split(texts) if takes_positions(model) else None
+    if parts:
+        starts, rests = parts
+        different = list(dict.fromkeys(starts))
+        cache, mask = read(model, different)
+        ids = torch.cat([padded(starts), padded(rests)], dim=1).to(model.device)
+        if keeps_all(cache, ids.shape[1] + max_new_tokens):
+            cache, mask = lines(cache, mask, [different.index(start) for start in starts])
+            mask = torch.cat([mask, masked(rests).to(model.device)], dim=1)
+            return ids, mask, {"past_key_values": cache, "position_ids": positions(mask)}
+    return padded(texts).to(model.device), masked(texts).to(model.device), {}
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
