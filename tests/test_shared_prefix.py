@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from test_answer_scores import FP32, MESSAGES, scratch
 
 from pipeline.evaluation.generate import complete
-from pipeline.evaluation.shared_prefix import common_length, keeps_all, read, split
+from pipeline.evaluation.shared_prefix import common_length, keeps_all, read, split, takes_a_start
 from pipeline.recipe import Model
 from pipeline.training.models import load_for_inference, render_prompt
 
@@ -68,6 +69,24 @@ def test_a_shared_start_goes_through_the_model_once_and_answers_stay(
     plain = max(len(tokenizer(text)["input_ids"]) for text in prompts) * len(prompts)
     assert sum(sizes[:2]) < 0.75 * plain, "the shared parts and the rests, then a token for each prompt"
     assert set(sizes[2:]) == {24}
+
+
+def test_adapters_read_a_shared_start_too_and_another_cache_is_left_alone(loaded: tuple[Any, Any]) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model, tokenizer = loaded
+    assert takes_a_start(model)
+    model.generation_config.cache_implementation = "static"
+    assert not takes_a_start(model)
+    model.generation_config.cache_implementation = None
+    adapted = get_peft_model(
+        copy.deepcopy(model), LoraConfig(r=2, init_lora_weights=False, target_modules="all-linear")
+    )
+    assert takes_a_start(adapted)
+    prompts = [render_prompt(tokenizer, text) for text in MESSAGES[:8]]
+    alone = complete(adapted, tokenizer, prompts, batch_size=1, **GREEDY)
+    assert complete(adapted, tokenizer, prompts, batch_size=8, **GREEDY) == alone
+    assert alone != complete(model, tokenizer, prompts, batch_size=8, **GREEDY)
 
 
 def test_models_that_look_back_a_few_tokens_only_read_each_prompt_whole(tmp_path: Path) -> None:

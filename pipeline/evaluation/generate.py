@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.evaluation.shared_prefix import keeps_all, lines, positions, read, split, takes_positions
+from pipeline.evaluation.shared_prefix import keeps_all, lines, positions, read, split, takes_a_start
 from pipeline.evaluation.stop_at_answer import AnswerStop, cut_at_answer
 
 PROGRESS_SECONDS = 10.0
@@ -123,7 +123,7 @@ def _encode(model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int)
         return torch.tensor([[0] * (max(map(len, texts)) - len(text)) + [1] * len(text) for text in texts])
 
     texts = [tuple(ids) for ids in tokenizer(prompts, add_special_tokens=False)["input_ids"]]
-    parts = split(texts) if takes_positions(model) else None
+    parts = split(texts) if takes_a_start(model) else None
     if parts:
         starts, rests = parts
         different = list(dict.fromkeys(starts))

@@ -39,10 +39,15 @@ def split(texts: Sequence[Tokens]) -> tuple[list[Tokens], list[Tokens]] | None:
     return (starts, rests) if tokens <= WORTH * len(texts) * max(map(len, texts)) else None
 
 
-def takes_positions(model: Any) -> bool:
-    """Whether a model, adapters or not, can be told where its tokens stand: padding between them moves them else."""
+def takes_a_start(model: Any) -> bool:
+    """Whether a model, adapters or not, can generate from a cache that was made before.
+
+    It must be told where its tokens stand, as padding between them moves them else; one whose generation settings ask
+    for a cache of another kind takes none.
+    """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "position_ids" in inspect.signature(type(base).forward).parameters
+    positioned = "position_ids" in inspect.signature(type(base).forward).parameters
+    return positioned and getattr(base.generation_config, "cache_implementation", None) is None
 
 
 def read(model: Any, starts: Sequence[Tokens]) -> tuple[Any, Any]:
