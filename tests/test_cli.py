@@ -390,20 +390,22 @@ def processes_of(home: Path, run: str) -> list[int]:
     return found
 
 
-def test_ctrl_c_ends_all_processes_and_a_later_run_goes_on(project: Project) -> None:
-    run = project.folder("stopped")
-    rows = "data.rows.sft=30000"  # no other run made this data set, and it takes some seconds
-    words = ("run", "smoke", *SHORT, rows, "--via", "local", "--run-name", "stopped", "--until", "preprocess")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.long)])
+def test_ctrl_c_or_a_lost_connection_ends_all_processes_and_a_later_run_goes_on(project: Project, name: str) -> None:
+    stopped = f"stopped-{name}"
+    run = project.folder(stopped)
+    rows = f"data.rows.sft={30000 + signal.Signals[name]}"  # no other run made this data set, in some seconds
+    words = ("run", "smoke", *SHORT, rows, "--via", "local", "--run-name", stopped, "--until", "preprocess")
     child = project.start(*words)
     wait_until(lambda: run.state("preprocess").get("state") == "running", "the stage is at work")
-    wait_until(lambda: len(processes_of(project.home, "stopped")) >= 2, "the stage's own process starts")
-    os.kill(child.pid, signal.SIGINT)
+    wait_until(lambda: len(processes_of(project.home, stopped)) >= 2, "the stage's own process starts")
+    os.kill(child.pid, signal.Signals[name])
     _, err = child.communicate(timeout=60)
     assert child.returncode == 130, err
     assert err.splitlines()[-1] == "interrupted"
-    assert processes_of(project.home, "stopped") == []
+    assert processes_of(project.home, stopped) == []
     assert run.state("preprocess")["state"] == "interrupted" and run.done("preprocess") is None
-    assert "interrupted" in project.works("status", "stopped")
+    assert "interrupted" in project.works("status", stopped)
     project.works(*words)
     assert run.state("preprocess") | {"state": "done", "attempt": 2} == run.state("preprocess")
     assert run.done("preprocess")

@@ -29,8 +29,12 @@ SHOWN_LINES = 15
 def run_locally(plan: Plan, console: Console) -> None:
     """Run the plan's stages in order. Raises StageFailed with the end of the log of the first that fails.
 
-    Ctrl-C ends the running stage's processes, which record that they were interrupted, and raises KeyboardInterrupt.
+    Ctrl-C ends the running stage's processes, which record that they were interrupted, and raises KeyboardInterrupt;
+    so does SIGTERM, and the SIGHUP of a connection that was lost, unless `nohup` has it ignored.
     """
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) is signal.SIG_DFL:
+            signal.signal(ending, signal.default_int_handler)
     for each in plan.to_run:
         name = each.stage.name
         plan.run.write_submission(name, job="", via="local", fingerprint=each.stage.fingerprint)
