@@ -12,7 +12,7 @@ import pytest
 from test_answer_scores import FP32, MESSAGES, scratch
 
 from pipeline.evaluation.generate import complete
-from pipeline.evaluation.shared_prefix import common_length, keeps_all, read, split, takes_a_start
+from pipeline.evaluation.shared_prefix import common_length, split, takes_a_start
 from pipeline.recipe import Model
 from pipeline.training.models import load_for_inference, render_prompt
 
@@ -75,14 +75,14 @@ def test_adapters_read_a_shared_start_too_and_another_cache_is_left_alone(loaded
     from peft import LoraConfig, get_peft_model
 
     model, tokenizer = loaded
-    assert takes_a_start(model)
+    assert takes_a_start(model, 2000)
     model.generation_config.cache_implementation = "static"
-    assert not takes_a_start(model)
+    assert not takes_a_start(model, 2000)
     model.generation_config.cache_implementation = None
     adapted = get_peft_model(
         copy.deepcopy(model), LoraConfig(r=2, init_lora_weights=False, target_modules="all-linear")
     )
-    assert takes_a_start(adapted)
+    assert takes_a_start(adapted, 2000)
     prompts = [render_prompt(tokenizer, text) for text in MESSAGES[:8]]
     alone = complete(adapted, tokenizer, prompts, batch_size=1, **GREEDY)
     assert complete(adapted, tokenizer, prompts, batch_size=8, **GREEDY) == alone
@@ -98,9 +98,7 @@ def test_models_that_look_back_a_few_tokens_only_read_each_prompt_whole(tmp_path
     model, tokenizer = load_for_inference(folder, Model.model_validate(FP32))
     prompts = [render_prompt(tokenizer, text) for text in MESSAGES[:12]]
     texts = [tuple(tokenizer(text)["input_ids"]) for text in prompts]
-    parts = split(texts)
-    assert parts is not None and common_length(texts) > 10
-    cache, _ = read(model, parts[0])
-    assert not keeps_all(cache, 48) and keeps_all(cache, 47)
+    assert split(texts) is not None and common_length(texts) > 10
+    assert not takes_a_start(model, 48) and takes_a_start(model, 47)
     alone = complete(model, tokenizer, prompts, batch_size=1, **GREEDY)
     assert complete(model, tokenizer, prompts, batch_size=12, **GREEDY) == alone

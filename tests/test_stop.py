@@ -122,7 +122,10 @@ def test_all_processes_save_and_end(root: Path, name: str, resources: dict[str, 
     assert "Traceback" not in run.latest_log("sft").read_text()
 
 
-@pytest.mark.parametrize(("name", "resources"), [LAUNCHERS[1]], ids=[LAUNCHERS[1][0]])
+@pytest.mark.parametrize(
+    ("name", "resources"),
+    [pytest.param(*LAUNCHERS[0], id="none", marks=pytest.mark.long), pytest.param(*LAUNCHERS[1], id="torchrun")],
+)
 def test_a_killed_body_takes_its_processes_along(root: Path, name: str, resources: dict[str, Any]) -> None:
     run = prepare(write_run(root, f"killed-{name}", **resources))
     with at_work(run) as body:

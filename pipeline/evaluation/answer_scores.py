@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import StageFailed
 from pipeline.evaluation.generate import Completion, Progress
-from pipeline.evaluation.shared_prefix import Tokens, common_length, lines, read
+from pipeline.evaluation.shared_prefix import Tokens, common_length, read
 
 WORDS = ("Yes", "No")
 AFTER_CUT = 8
@@ -58,9 +58,11 @@ def answer_probabilities(
                 parts = [batch[first : first + batch_size] for first in range(0, len(batch), batch_size)]
                 # only whole parts are passed over: what is computed together is the same after an interruption
                 parts = [rows for rows in parts if not found.keys() >= {row.place for row in rows}]
-                started = read(model, list(dict.fromkeys(row.shared for row in batch))) if parts else None
+                if not parts:
+                    continue
+                started = read(model, [row.shared for row in batch])
                 for rows in parts:
-                    scores = _score(model, _lines_of(started, batch, rows), rows, answers)
+                    scores = _score(model, started.lines([row.shared for row in rows]), rows, answers)
                     scored = zip(rows, scores, strict=True)
                     made = {row.place: _likelier(row.place, pair, prefix, answers) for row, pair in scored}
                     found |= made
@@ -114,13 +116,6 @@ def _batches(groups: Sequence[list[Asked]], batch_size: int) -> Iterator[list[As
             batch = []
     if batch:
         yield batch
-
-
-def _lines_of(started: tuple[Any, Any] | None, batch: Sequence[Asked], rows: Sequence[Asked]) -> tuple[Any, Any]:
-    """The cache and mask of what the groups of a batch share, with one line for each of `rows`."""
-    assert started is not None
-    place_of = {shared: place for place, shared in enumerate(dict.fromkeys(row.shared for row in batch))}
-    return lines(*started, [place_of[row.shared] for row in rows])
 
 
 def _score(model: Any, started: tuple[Any, Any], rows: Sequence[Asked], answers: Sequence[Tokens]) -> list[list[float]]:

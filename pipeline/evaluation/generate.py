@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.evaluation.shared_prefix import keeps_all, lines, positions, read, split, takes_a_start
+from pipeline.evaluation.shared_prefix import pad_left, positions, read, split, takes_a_start
 from pipeline.evaluation.stop_at_answer import AnswerStop, cut_at_answer
 
 PROGRESS_SECONDS = 10.0
@@ -115,25 +115,16 @@ def _encode(model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int)
     """
     import torch
 
-    def padded(texts: Sequence[Sequence[int]]) -> Any:
-        longest = max(map(len, texts))
-        return torch.tensor([[tokenizer.pad_token_id] * (longest - len(text)) + list(text) for text in texts])
-
-    def masked(texts: Sequence[Sequence[int]]) -> Any:
-        return torch.tensor([[0] * (max(map(len, texts)) - len(text)) + [1] * len(text) for text in texts])
-
     texts = [tuple(ids) for ids in tokenizer(prompts, add_special_tokens=False)["input_ids"]]
-    parts = split(texts) if takes_a_start(model) else None
+    parts = split(texts)
     if parts:
-        starts, rests = parts
-        different = list(dict.fromkeys(starts))
-        cache, mask = read(model, different)
-        ids = torch.cat([padded(starts), padded(rests)], dim=1).to(model.device)
-        if keeps_all(cache, ids.shape[1] + max_new_tokens):
-            cache, mask = lines(cache, mask, [different.index(start) for start in starts])
-            mask = torch.cat([mask, masked(rests).to(model.device)], dim=1)
+        (shared, _), (own, own_mask) = (pad_left(each, tokenizer.pad_token_id, model.device) for each in parts)
+        ids = torch.cat([shared, own], dim=1)
+        if takes_a_start(model, ids.shape[1] + max_new_tokens):
+            cache, mask = read(model, parts[0]).lines(parts[0])
+            mask = torch.cat([mask, own_mask], dim=1)
             return ids, mask, {"past_key_values": cache, "position_ids": positions(mask)}
-    return padded(texts).to(model.device), masked(texts).to(model.device), {}
+    return *pad_left(texts, tokenizer.pad_token_id, model.device), {}
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> set[int]:

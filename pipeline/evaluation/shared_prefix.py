@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Tokens = tuple[int, ...]
@@ -39,49 +40,62 @@ def split(texts: Sequence[Tokens]) -> tuple[list[Tokens], list[Tokens]] | None:
     return (starts, rests) if tokens <= WORTH * len(texts) * max(map(len, texts)) else None
 
 
-def takes_a_start(model: Any) -> bool:
-    """Whether a model, adapters or not, can generate from a cache that was made before.
+def takes_a_start(model: Any, tokens: int) -> bool:
+    """Whether a model, adapters or not, can generate up to so many tokens from a cache that was made before.
 
-    It must be told where its tokens stand, as padding between them moves them else; one whose generation settings ask
-    for a cache of another kind takes none.
+    It must be told where its tokens stand, as padding between them moves them else. One whose generation settings ask
+    for a cache of another kind takes none; that of a recurrent model, or of a short window, does not keep all tokens.
     """
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     positioned = "position_ids" in inspect.signature(type(base).forward).parameters
-    return positioned and getattr(base.generation_config, "cache_implementation", None) is None
+    if not positioned or getattr(base.generation_config, "cache_implementation", None) is not None:
+        return False
+    kinds = (DynamicLayer, DynamicSlidingWindowLayer)
+    layers = DynamicCache(config=base.config).layers
+    return all(type(layer) in kinds and tokens < getattr(layer, "sliding_window", float("inf")) for layer in layers)
 
 
-def read(model: Any, starts: Sequence[Tokens]) -> tuple[Any, Any]:
-    """(KV cache, attention mask (starts, tokens)) of texts with which prompts begin, padded on the left."""
+@dataclass(frozen=True)
+class Started:
+    """Texts with which prompts begin, after they went through a model."""
+
+    cache: Any
+    mask: Any
+    """(texts, tokens): 0 where the cache holds padding, on the left."""
+    place_of: Mapping[Tokens, int]
+
+    def lines(self, starts: Sequence[Tokens]) -> tuple[Any, Any]:
+        """A copy of the cache and the mask with one line for each of `starts`: the model writes into it."""
+        import torch
+
+        chosen = copy.copy(self.cache)
+        chosen.layers = [copy.copy(layer) for layer in self.cache.layers]  # selecting makes new tensors: none is shared
+        places = torch.tensor([self.place_of[start] for start in starts], device=self.mask.device)
+        chosen.batch_select_indices(places)
+        return chosen, self.mask[places]
+
+
+def read(model: Any, starts: Sequence[Tokens]) -> Started:
+    """Let each different start go through the model once."""
+    texts = list(dict.fromkeys(starts))
+    ids, mask = pad_left(texts, 0, model.device)
+    found = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
+    return Started(found.past_key_values, mask, {text: place for place, text in enumerate(texts)})
+
+
+def pad_left(texts: Sequence[Tokens], token: int, device: Any) -> tuple[Any, Any]:
+    """(ids, mask), both (texts, tokens of the longest)."""
     import torch
 
-    longest = max(1, *map(len, starts))  # prompts that share nothing get one masked token
-    ids = torch.tensor([[0] * (longest - len(text)) + list(text) for text in starts], device=model.device)
-    mask = torch.tensor([[0] * (longest - len(text)) + [1] * len(text) for text in starts], device=model.device)
-    found = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
-    return found.past_key_values, mask
+    longest = max(1, *map(len, texts))  # texts of nothing get one masked token
+    ids = torch.tensor([[token] * (longest - len(text)) + list(text) for text in texts], device=device)
+    mask = torch.tensor([[0] * (longest - len(text)) + [1] * len(text) for text in texts], device=device)
+    return ids, mask
 
 
 def positions(mask: Any) -> Any:
     """Where the tokens of a mask (rows, tokens) stand, padding left out."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
-
-
-def lines(cache: Any, mask: Any, places: Sequence[int]) -> tuple[Any, Any]:
-    """A copy of a cache and its mask with the line of a start for each of `places`: the model writes into it."""
-    import torch
-
-    chosen = copy.copy(cache)
-    chosen.layers = [copy.copy(layer) for layer in cache.layers]  # selecting makes new tensors, so none is shared
-    indices = torch.tensor(list(places), device=mask.device)
-    chosen.batch_select_indices(indices)
-    return chosen, mask[indices]
-
-
-def keeps_all(cache: Any, tokens: int) -> bool:
-    """Whether a cache holds so many tokens and more: one of a sliding window, or of a recurrent model, may not."""
-    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-
-    kinds = (DynamicLayer, DynamicSlidingWindowLayer)
-    return all(
-        type(layer) in kinds and tokens < getattr(layer, "sliding_window", float("inf")) for layer in cache.layers
-    )

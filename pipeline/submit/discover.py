@@ -223,7 +223,8 @@ def scratch_folder() -> str | None:
     """A folder for temporary files that this site names, seen from here: $SCRATCH, $WORK, /scratch/USER."""
     user = getpass.getuser()
     named = [os.environ.get(name) for name in ("SCRATCH", "WORK", "WORKDIR")]
-    for folder in [*named, f"/scratch/{user}", f"/scratch/users/{user}", f"/work/{user}"]:
+    usual = [f"/{parent}/{user}" for parent in ("scratch", "scratch/users", "work")]
+    for folder in [*named, *usual]:
         if folder and Path(folder).is_dir() and os.access(folder, os.W_OK):
             return folder
     return None
