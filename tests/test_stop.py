@@ -19,6 +19,8 @@ from pipeline.load import build_recipe
 from pipeline.run import HOME, RunDir
 from pipeline.settings import read_yaml
 from pipeline.training import checkpoints
+from pipeline.training.launch import record_end
+from pipeline.training.stop import STOPPED_CODE
 
 pytestmark = pytest.mark.training
 
@@ -120,6 +122,18 @@ def test_all_processes_save_and_end(root: Path, name: str, resources: dict[str, 
     assert state["reason"] == f"stopped by SIGTERM at step {found.step}"
     assert found.world_size == (1 if name == "none" else 2)
     assert "Traceback" not in run.latest_log("sft").read_text()
+
+
+def test_a_job_body_that_ends_before_cancel_has_said_so_says_it_itself(tmp_path: Path) -> None:
+    """`cancel` leaves its mark on the submission before Slurm hears of it, and the state to whoever is first."""
+    run = RunDir(tmp_path, "r")
+    for name, marks in {"sft": {"cancelled": "now"}, "grpo": {}}.items():
+        run.write_submission(name, job="7", **marks)
+        run.write_state(name, state="running", job="7")
+    told = record_end(run, "sft", STOPPED_CODE, "stopped by SIGTERM at step 3")
+    assert told == ("cancelled", "cancelled by its user; stopped by SIGTERM at step 3")
+    assert record_end(run, "sft", 1, "broken")[0] == "failed", "only a stage that was stopped was cancelled"
+    assert record_end(run, "grpo", STOPPED_CODE, "stopped by SIGTERM at step 3")[0] == "interrupted"
 
 
 @pytest.mark.parametrize(
