@@ -1,4 +1,4 @@
-"""The chaos suite, short: a round of a fixed seed; scripts/chaos.sh plays more."""
+"""The chaos suite, short: a round of a seed whose faults come early in their stages; scripts/chaos.sh plays more."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOME = Path(__file__).parent.parent
 
 @pytest.mark.slurm
 @pytest.mark.training
-@pytest.mark.parametrize(("seed", "rounds"), [(7, 1), pytest.param(5, 2, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("seed", "rounds"), [(2070, 1), pytest.param(5, 2, marks=pytest.mark.long)])
 def test_a_broken_run_ends_as_an_undisturbed_one(tmp_path: Path, seed: int, rounds: int) -> None:
     reason = unavailable()
     if reason:

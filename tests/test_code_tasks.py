@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.errors import UserError
 from pipeline.tasks import humaneval, mbpp
+from pipeline.tasks.code_tests import parse
 from pipeline.tasks.code_text import program_of
 from pipeline.tasks.names import score, score_all
 
@@ -67,6 +71,24 @@ CHECK = {
     "test": "def check(candidate):\n    assert True\n    for x in (4, 8): assert candidate(x) == half(half(x))\n"
     "    assert candidate(0) == 0\n",
 }
+
+
+def _collected(phase: str, found: dict[str, int]) -> None:
+    """Python code that the collector of rubbish runs, as torch and others have it."""
+
+
+def test_threads_parse_rows_at_the_same_time(request: pytest.FixtureRequest) -> None:
+    """CPython 3.11 ends with SystemError where two threads make syntax trees at once and the collector comes by."""
+    body = "".join(f"    if x > {each}:\n        return g(x, [1, (2, {{3: 4}})])\n" for each in range(60))
+    before = sys.getswitchinterval(), gc.get_threshold()
+    request.addfinalizer(lambda: (sys.setswitchinterval(before[0]), gc.set_threshold(*before[1])))
+    request.addfinalizer(lambda: gc.callbacks.remove(_collected))
+    gc.callbacks.append(_collected)
+    gc.set_threshold(5)
+    sys.setswitchinterval(1e-6)
+    with ThreadPoolExecutor(4) as pool:
+        trees = list(pool.map(lambda _: parse(f"def f(x):\n{body}", "code"), range(300)))
+    assert {len(tree.body) for tree in trees} == {1}
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import threading
 from collections.abc import Iterable
 
 from pipeline.errors import UserError
 from pipeline.rewards.sandbox import Checks, Outcome, Program, shared_sandbox
 from pipeline.tasks.score import Score
+
+_PARSING = threading.Lock()
+"""Two threads never parse at once: CPython 3.11 counts the depth of both in one place and ends with SystemError."""
 
 
 def statements(body: Iterable[ast.stmt], names: Iterable[str]) -> tuple[tuple[str, bool], ...]:
@@ -28,7 +32,8 @@ def _is_test(statement: ast.stmt, names: set[str]) -> bool:
 def parse(source: str, field: str) -> ast.Module:
     """The syntax of a field of a row. Raises UserError when it is no Python."""
     try:
-        return ast.parse(source)
+        with _PARSING:
+            return ast.parse(source)
     except SyntaxError as error:
         raise UserError(f"field `{field}` is no Python", value=str(error), do="mend this row") from None
 
