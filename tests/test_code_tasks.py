@@ -77,17 +77,20 @@ def _collected(phase: str, found: dict[str, int]) -> None:
     """Python code that the collector of rubbish runs, as torch and others have it."""
 
 
-def test_threads_parse_rows_at_the_same_time(request: pytest.FixtureRequest) -> None:
+def test_threads_parse_rows_at_the_same_time() -> None:
     """CPython 3.11 ends with SystemError where two threads make syntax trees at once and the collector comes by."""
     body = "".join(f"    if x > {each}:\n        return g(x, [1, (2, {{3: 4}})])\n" for each in range(60))
-    before = sys.getswitchinterval(), gc.get_threshold()
-    request.addfinalizer(lambda: (sys.setswitchinterval(before[0]), gc.set_threshold(*before[1])))
-    request.addfinalizer(lambda: gc.callbacks.remove(_collected))
+    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
     gc.callbacks.append(_collected)
-    gc.set_threshold(5)
-    sys.setswitchinterval(1e-6)
-    with ThreadPoolExecutor(4) as pool:
-        trees = list(pool.map(lambda _: parse(f"def f(x):\n{body}", "code"), range(300)))
+    try:
+        gc.set_threshold(5)
+        sys.setswitchinterval(1e-6)
+        with ThreadPoolExecutor(4) as pool:
+            trees = list(pool.map(lambda _: parse(f"def f(x):\n{body}", "code"), range(300)))
+    finally:
+        sys.setswitchinterval(interval)
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(_collected)
     assert {len(tree.body) for tree in trees} == {1}
 
 
