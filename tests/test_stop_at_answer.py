@@ -8,8 +8,9 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.evaluation.ask import Asker
+from pipeline.evaluation.decode import EVERY, Ended
 from pipeline.evaluation.generate import complete
-from pipeline.evaluation.stop_at_answer import EVERY, AnswerStop, cut_at_answer
+from pipeline.evaluation.stop_at_answer import cut_at_answer
 from pipeline.load import load_recipe, recipe_file
 from pipeline.recipe import Model, ScratchModel, Tokenizer
 from pipeline.run import HOME
@@ -55,7 +56,7 @@ def test_the_stop_looks_at_each_completion_alone(tokenizer: Any) -> None:
     said = words(SAID, add_special_tokens=False)["input_ids"]
     others = words(SAID.replace("Therefore: Yes.", "Hence A. B. C."), add_special_tokens=False)["input_ids"]
     length = min(len(said), len(others))
-    stop = AnswerStop(words, 3, 2)
+    stop = Ended(words, set(), 3, 2, answers=True, leaves=False)
     stopped = []
     for step in range(1, length + 1):
         ids = torch.tensor([[1, 1, 1, *said[:step]], [1, 1, 1, *others[:step]]])

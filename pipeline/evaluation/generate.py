@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from pipeline.evaluation.shared_prefix import pad_left, positions, read, split, takes_a_start
-from pipeline.evaluation.stop_at_answer import AnswerStop, cut_at_answer
+from pipeline.evaluation.decode import decode
+from pipeline.evaluation.shared_prefix import pad_left, read, split, takes_a_start
+from pipeline.evaluation.stop_at_answer import cut_at_answer
 
 PROGRESS_SECONDS = 10.0
 
@@ -91,25 +92,22 @@ def complete(
 def _complete_batch(
     model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int, temperature: float, stop_at_answer: bool
 ) -> list[Completion]:
-    ids, mask, started = _encode(model, tokenizer, prompts, max_new_tokens)
+    ids, mask, cache = _encode(model, tokenizer, prompts, max_new_tokens)
     sampled = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    sampling = sampled if temperature > 0 else {"do_sample": False}
-    stop = AnswerStop(tokenizer, ids.shape[1], len(prompts)) if stop_at_answer else None
-    written = model.generate(
-        input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens,
-        stopping_criteria=[stop] if stop else None, **started, **sampling,
-    )[:, ids.shape[1] :].tolist()  # fmt: skip
     ends = _end_tokens(model, tokenizer)
-    if stop is None:
-        return [_cut(tokenizer, tokens, ends) for tokens in written]
-    return [
-        replace(one, text=cut_at_answer(one.text) or one.text, ended=one.ended or length is not None)
-        for one, length in ((_cut(tokenizer, t[:n], ends), n) for t, n in zip(written, stop.lengths, strict=True))
-    ]
+    written = decode(
+        model, tokenizer, ids, mask, ends, sampled if temperature > 0 else {"do_sample": False},
+        max_new_tokens=max_new_tokens, cache=cache, stop_at_answer=stop_at_answer,
+    )  # fmt: skip
+    found = []
+    for tokens, ended in written:
+        text = str(tokenizer.decode(tokens[:-1] if tokens[-1] in ends else tokens, skip_special_tokens=True))
+        found.append(Completion((stop_at_answer and cut_at_answer(text)) or text, len(tokens), ended))
+    return found
 
 
-def _encode(model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int) -> tuple[Any, Any, dict[str, Any]]:
-    """(token ids and mask, (prompts, tokens), and what `generate` gets of the tokens that went through the model).
+def _encode(model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int) -> tuple[Any, Any, Any]:
+    """(token ids, mask, both (prompts, tokens), and the cache of the first tokens, where they were read before).
 
     Prompts are padded on the left; where many begin alike, the shared part and the rest each are.
     """
@@ -123,18 +121,11 @@ def _encode(model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int)
         if takes_a_start(model, ids.shape[1] + max_new_tokens):
             cache, mask = read(model, parts[0]).lines(parts[0])
             mask = torch.cat([mask, own_mask], dim=1)
-            return ids, mask, {"past_key_values": cache, "position_ids": positions(mask)}
-    return *pad_left(texts, tokenizer.pad_token_id, model.device), {}
+            return ids, mask, cache
+    return *pad_left(texts, tokenizer.pad_token_id, model.device), None
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
     configured = model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
     return {int(token) for token in [*listed, tokenizer.eos_token_id] if token is not None}
-
-
-def _cut(tokenizer: Any, tokens: list[int], ends: set[int]) -> Completion:
-    """Everything before the first end token."""
-    length = next((place for place, token in enumerate(tokens) if token in ends), None)
-    text = tokenizer.decode(tokens if length is None else tokens[:length], skip_special_tokens=True)
-    return Completion(str(text), len(tokens) if length is None else length + 1, length is not None)
