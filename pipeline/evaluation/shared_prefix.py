@@ -73,6 +73,10 @@ class Started:
 
         chosen = copy.copy(self.cache)
         chosen.layers = [copy.copy(layer) for layer in self.cache.layers]  # selecting makes new tensors: none is shared
+        if len(self.place_of) == 1:  # one text for all: the model copies it anyway when it adds to it
+            for layer in chosen.layers:
+                layer.keys, layer.values = (each.expand(len(starts), -1, -1, -1) for each in (layer.keys, layer.values))
+            return chosen, self.mask.expand(len(starts), -1)
         places = torch.tensor([self.place_of[start] for start in starts], device=self.mask.device)
         chosen.batch_select_indices(places)
         return chosen, self.mask[places]
