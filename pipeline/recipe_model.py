@@ -13,8 +13,9 @@ class Tokenizer(Section):
     """A byte-pair tokenizer trained on the training rows."""
 
     vocab_size: Positive = 2048
-    split: Literal["statement", "word"] = "statement"
-    """Where a token must end: after a statement (`.`, `;`, `:`, newline) or after a word."""
+    split: Literal["statement", "edge", "word"] = "statement"
+    """Where a token must end: after a statement (`.`, `;`, `:`, newline), there and after each edge of a path of
+    traces, or after a word."""
 
 
 class ScratchModel(Section):

@@ -88,6 +88,7 @@ def wrapped(tokenizer: Tokenizer) -> Any:
 
 KINDS: dict[str, tuple[Callable[[], Any], bool]] = {
     "statement": (lambda: scratch_tokenizer("statement"), True),
+    "edge": (lambda: scratch_tokenizer("edge"), True),
     "word": (lambda: scratch_tokenizer("word"), True),
     "byte_level": (lambda: wrapped(byte_level()), True),
     "sentence_piece": (lambda: wrapped(sentence_piece()), True),
@@ -123,6 +124,18 @@ def test_tokens_are_those_of_one_row_at_a_time(kind: tuple[Any, bool]) -> None:
     prompts = [render_prompt(tokenizer, text) for text in MESSAGES]
     assert encoded(tokenizer, prompts, COMPLETIONS, 7) == plain(tokenizer, prompts, COMPLETIONS, 7)
     assert Encoder(tokenizer, TEXTS).cuts is cuts
+
+
+def test_what_one_token_of_a_trace_may_span() -> None:
+    def spans(split: str, text: str) -> list[str]:
+        cut = scratch_tokenizer(split).backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
+        return [text[start:end] for _, (start, end) in cut]
+
+    said = "Edges: A < B; A > C; Paths: A > C < B; Check: unless A > B; Therefore: No"
+    first = ["Edges:", " A < B;", " A > C;", " Paths:"]
+    last = [" Check:", " unless A > B;", " Therefore:", " No"]
+    assert spans("statement", said) == [*first, " A > C < B;", *last]
+    assert spans("edge", said) == [*first, " A > C", " < B;", *last]
 
 
 PIECES = ["A", "Bc", ". A", "; B", ": C", ".", ";", ":", " ", "\n", ". ", "..", "e.g. x", "é", "\u0301", "中", ". 中",

@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import living, wait_until
 
 from pipeline.errors import StageFailed
-from pipeline.rewards.isolation import Limits
+from pipeline.rewards.isolation import Isolated, Limits, isolated_python
 from pipeline.rewards.sandbox import Checks, Program, Sandbox
 from pipeline.rewards.sandboxed.values import decode, encode
 
@@ -233,6 +236,23 @@ def test_many_at_once(sandbox: Sandbox) -> None:
         programs = [Program(f"def f(n): return n + {k}") for k in range(40)]
         outcomes = list(pool.map(lambda each: sandbox.run(each, asking("12", 1)), programs))
     assert [outcome.passed[0] for outcome in outcomes] == [k == 11 for k in range(40)]
+
+
+def test_what_is_killed_while_it_starts_leaves_nothing() -> None:
+    """Bubblewrap's child waits for a word of it before it is bound to end with it."""
+    mark = secrets.token_hex(8)
+    for moment in range(60):
+        started = Isolated(isolated_python(), f"import sys; sys.stdin.read()  # {mark}", 100)
+        time.sleep(0.0003 * (moment % 30))
+        started.kill()
+    wait_until("no process is left", lambda: not any(map(partial(_mentions, mark), living())), 10)
+
+
+def _mentions(mark: str, pid: int) -> bool:
+    try:
+        return mark in Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return False
 
 
 def test_without_bubblewrap_it_refuses(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -65,7 +66,7 @@ class Isolated:
     def __init__(self, command: tuple[str, ...], source: str, reply_bytes: int) -> None:
         self.process = subprocess.Popen(
             [*command, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            cwd="/", env={"PATH": "/usr/bin:/bin"}, bufsize=0,
+            cwd="/", env={"PATH": "/usr/bin:/bin"}, bufsize=0, process_group=0,
         )  # fmt: skip
         assert self.process.stdin and self.process.stdout
         self.incoming, self.outgoing = self.process.stdout.fileno(), self.process.stdin.fileno()
@@ -101,8 +102,10 @@ class Isolated:
 
     def kill(self) -> None:
         """End the process, its namespace and with it everything that runs there; wait until it is gone."""
-        self.process.kill()
-        self.process.wait()
+        if self.process.poll() is None:
+            # the group too: while bubblewrap starts, its child waits for a word of it that then never comes
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
             assert stream
             stream.close()

@@ -15,8 +15,13 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-SPLITS = {"statement": r" However,|[^.;:\n]*[.;:]|\n+|[^.;:\n]+", "word": r" ?[^\s]+|\s+"}
-"""What one pre-token may span: byte-pair merges never cross its end."""
+STATEMENT = r" However,|[^.;:\n]*[.;:]|\n+|[^.;:\n]+"
+SPLITS = {
+    "statement": STATEMENT,
+    "edge": r" [<>-] \w+;?|[^.;:\n]*? [<>-] \w+(?= [<>-] )|" + STATEMENT,
+    "word": r" ?[^\s]+|\s+",
+}
+"""What one pre-token may span: byte-pair merges never cross its end. With `edge`, ` A > B < C;` is ` A > B`, ` < C;`."""
 
 
 def train_tokenizer(settings: ScratchModel, texts: Iterable[str]) -> Any:
