@@ -21,7 +21,7 @@ SPLITS = {
     "edge": r" [<>-] \w+;?|[^.;:\n]*? [<>-] \w+(?= [<>-] )|" + STATEMENT,
     "word": r" ?[^\s]+|\s+",
 }
-"""What one pre-token may span: byte-pair merges never cross its end. With `edge`, ` A > B < C;` is ` A > B`, ` < C;`."""
+"""What one pre-token may span: byte-pair merges never cross its end. `edge` has two for ` A > B < C;`."""
 
 
 def train_tokenizer(settings: ScratchModel, texts: Iterable[str]) -> Any:
