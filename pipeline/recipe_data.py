@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pipeline.recipe_questions import Part, TemplateName
-from pipeline.settings import Count, Positive, Section
+from pipeline.settings import Count, Positive, Section, Share
 
 
 class Graphs(Section):
@@ -48,6 +48,8 @@ class Data(Section):
     paraphrase: bool = False
     """Word generated premises and hypotheses in two ways, at random, and name the two variables that may have a
     collider or confounder in either order: the second edition (v2) always names the first letter first, v1 does not."""
+    refactorize: Share = 0.0
+    """Share of generated rows whose variables are called Z, Y, X, ... as in the published refactorized set."""
     balance: Annotated[float, Field(gt=0, lt=1)] | None = 0.5
     """Share of valid rows among training rows; null keeps the natural share (a sixth), as dev and test rows do."""
     rows: dict[str, Count | None] = Field(default_factory=dict)

@@ -60,6 +60,15 @@ def test_a_pair_with_a_common_effect_is_named_in_either_order_only_with_paraphra
         assert set(orders) == ({True, False} if paraphrase else {True}) and min(orders.values()) > 30
 
 
+def test_a_share_of_the_rows_has_the_letters_of_the_refactorized_set() -> None:
+    rows = drawn([5], 300, "label", Style(paraphrase=True, refactorize=0.25))
+    parsed = [read_row(row.input) for row in rows]
+    names = Counter(each.premise.names for each in parsed)
+    assert set(names) == {tuple("ABCDE"), tuple("ZYXWV")} and 45 < names[tuple("ZYXWV")] < 105
+    assert [answer(each).label for each in parsed] == [row.label for row in rows]
+    assert drawn([5], 50, style=Style(refactorize=0.0)) == drawn([5], 50)
+
+
 def test_sets_share_no_class_under_any_renaming(tmp_path: Path) -> None:
     choice = Choice((6, 7, 8), {"train": 300, "dev": 100, "test": 100}, "natural", 0, Dags(premises=30), Style())
     seen = {}

@@ -29,7 +29,7 @@ from pipeline.causal.released import (
     verdicts,
 )  # fmt: skip
 from pipeline.causal.splits import Split
-from pipeline.causal.text import template, write_hypothesis, write_premise, write_row
+from pipeline.causal.text import last_letters, letters, template, write_hypothesis, write_premise, write_row
 from pipeline.causal.wording import PARAPHRASED
 from pipeline.errors import UserError
 
@@ -66,8 +66,7 @@ class Written:
 
 def names(n: int, config: Config) -> tuple[str, ...]:
     """A, B, C, ..., or Z, Y, X, ... in the refactorized set."""
-    back = config == "perturbation_by_refactorization"
-    return tuple(chr(ord("Z") - k if back else ord("A") + k) for k in range(n))
+    return last_letters(n) if config == "perturbation_by_refactorization" else letters(n)
 
 
 @cache
@@ -79,11 +78,11 @@ def _premise(n: int, unique: int, released: bool, config: Config) -> str:
 def _hypothesis(kind: int, i: int, j: int, phrase: int, config: Config) -> tuple[str, str]:
     """The text, and the released template name that follows from it."""
     relation, turned = MEANING[kind]
-    letters = names(max(i, j) + 1, config)
+    called = names(max(i, j) + 1, config)
     asked = Hypothesis(relation, j, i) if turned else Hypothesis(relation, i, j)
     if config == "perturbation_by_paraphrasing":
-        return write_hypothesis(asked, letters, 0, PARAPHRASED), KINDS[kind]
-    text = write_hypothesis(asked, letters, phrase)
+        return write_hypothesis(asked, called, 0, PARAPHRASED), KINDS[kind]
+    text = write_hypothesis(asked, called, phrase)
     return text, template(text)
 
 

@@ -15,7 +15,7 @@ from pipeline.causal.implied import implied
 from pipeline.causal.relations import Hypothesis, Relation, hypotheses
 from pipeline.causal.sources import Dags, Source, sources
 from pipeline.causal.splits import Split
-from pipeline.causal.text import letters, template, write_hypothesis, write_premise, write_row
+from pipeline.causal.text import last_letters, letters, template, write_hypothesis, write_premise, write_row
 from pipeline.causal.wording import COMPACT, PARAPHRASED, RELEASED, Wording
 from pipeline.errors import UserError
 
@@ -34,6 +34,8 @@ class Style:
     """Premise and hypothesis each in the released wording or in a paraphrase, at random; the two variables of a
     collider or confounder in either order, as in the first edition and its perturbed sets. Else the first letter
     comes first, as in the second edition."""
+    refactorize: float = 0.0
+    """Share of the rows whose variables are Z, Y, X, ... as in the refactorized set."""
     wording: Wording | None = None
     """Another wording for both."""
 
@@ -126,7 +128,7 @@ def _row(table: _Table, entry: int, style: Style, rng: np.random.Generator) -> R
         if style.paraphrase and rng.integers(2):
             x, y = y, x
     told, said = _wordings(style, n, rng)
-    names = style.wording.names[:n] if style.wording and style.wording.names else letters(n)
+    names = _names(style, n, rng)
     phrase = int(rng.integers(len(said.hypotheses[asked.relation])))
     meant = Hypothesis(asked.relation, x, y)
     text = write_hypothesis(meant, names, phrase, said)
@@ -134,6 +136,12 @@ def _row(table: _Table, entry: int, style: Style, rng: np.random.Generator) -> R
     plain = write_hypothesis(meant, letters(n), phrase if said is RELEASED else int(two_phrases and x > y))
     kind = template(plain)  # of another wording: what its meaning is called in the first edition
     return Row(_premise(each, labels, told, names), text, int(table.labels[entry]), n, kind, each.name)
+
+
+def _names(style: Style, n: int, rng: np.random.Generator) -> tuple[str, ...]:
+    if style.wording and style.wording.names:
+        return style.wording.names[:n]
+    return last_letters(n) if style.refactorize and rng.random() < style.refactorize else letters(n)
 
 
 def _wordings(style: Style, n: int, rng: np.random.Generator) -> tuple[Wording, Wording]:

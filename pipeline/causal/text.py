@@ -89,6 +89,11 @@ def letters(n: int) -> tuple[str, ...]:
     return tuple(chr(ord("A") + i) for i in range(n))
 
 
+def last_letters(n: int) -> tuple[str, ...]:
+    """The variable names of the released refactorized set: Z, Y, X, ..."""
+    return tuple(chr(ord("Z") - i) for i in range(n))
+
+
 def join(names: Sequence[str]) -> str:
     """`A`, `A and B`, `A, B and C`."""
     return " and ".join(names) if len(names) <= 2 else f"{', '.join(names[:-1])} and {names[-1]}"

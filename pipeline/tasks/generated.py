@@ -38,7 +38,7 @@ def generate(data: Data, name: str, seed: int, index: int) -> list[Row]:
     split = split_for(name)
     count = data.rows.get(name) or DEFAULT_TRAINING_ROWS
     dags = Dags(data.graphs.family, data.graphs.degree, data.graphs.premises, seed)
-    style = Style(data.relabel is not False, data.paraphrase)
+    style = Style(data.relabel is not False, data.paraphrase, data.refactorize)
     numbers = [n for n in variable_mix(data) if sources(split, n, dags)]
     rng = np.random.default_rng([seed, index])
     if split != "train":

@@ -61,6 +61,7 @@ def generate(
     premises: Annotated[int, typer.Option(help="above six variables: classes a set and number of variables")] = 100,
     relabel: Annotated[bool, typer.Option(help="with --variables: random letters")] = True,
     paraphrase: Annotated[bool, typer.Option(help="with --variables: two wordings, pairs in either order")] = False,
+    refactorize: Annotated[float, typer.Option(min=0, max=1, help="with --variables: share with Z, Y, X")] = 0.0,
     wording: Annotated[Path | None, typer.Option(help="with --variables: a YAML file of another wording")] = None,
 ) -> None:
     """Write train, dev and test files: the published rows, or with --variables new random ones."""
@@ -75,7 +76,7 @@ def generate(
         drawn = beyond.Choice(
             beyond.read_numbers(variables), beyond.read_counts(rows), _one_of(balance, Balance, "--balance"), seed,
             Dags(_one_of(graphs, Family, "--graphs"), degree, premises, seed),
-            Style(relabel, paraphrase, load_wording(wording) if wording else None),
+            Style(relabel, paraphrase, refactorize, load_wording(wording) if wording else None),
         )  # fmt: skip
         written = beyond.write(out, drawn, form)  # type: ignore[arg-type]
     for each in written:
