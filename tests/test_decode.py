@@ -96,8 +96,8 @@ def test_sampled_completions_are_those_of_their_seed(loaded: tuple[Any, Any]) ->
     assert all((tokens[-1] in range(100, 160)) == ended for tokens, ended in once)
 
 
-def test_the_last_row_alone_ends_the_batch(loaded: tuple[Any, Any]) -> None:
-    """Every token ends a completion: all are one token long."""
+def test_rows_that_all_end_at_once_are_one_token_long(loaded: tuple[Any, Any]) -> None:
+    """Every token ends a completion."""
     _, tokenizer = loaded
     found = written(loaded, set(range(len(tokenizer))), shared=False, do_sample=False)
     assert [len(tokens) for tokens, _ in found] == [1] * COUNT and all(ended for _, ended in found)

@@ -35,7 +35,7 @@ class Style:
     collider or confounder in either order, as in the first edition and its perturbed sets. Else the first letter
     comes first, as in the second edition."""
     refactorize: float = 0.0
-    """Share of the rows whose variables are Z, Y, X, ... as in the refactorized set."""
+    """Share of the rows whose variables are Z, Y, X, ... as in the refactorized set; not where `wording` has names."""
     wording: Wording | None = None
     """Another wording for both."""
 

@@ -34,25 +34,19 @@ class Ended:
         import torch
 
         written = ids.shape[1] - self.prompt_length
-        for row, token in enumerate(ids[:, -1].tolist()):
-            if token in self.ends:
-                self._note(row, written)
-        if self.answers and written % EVERY == 0:
-            texts = self.tokenizer.batch_decode(ids[:, max(self.prompt_length, ids.shape[1] - WINDOW) :])
-            for row, text in enumerate(texts):
-                if STATED.search(text) and self._says(ids[row]):
-                    self._note(row, written)
+        looks = self.answers and written % EVERY == 0
+        last = ids[:, -1].tolist()
+        for row, length in enumerate(self.lengths):
+            if length is None and (last[row] in self.ends or (looks and self._says(ids[row, self.prompt_length :]))):
+                self.lengths[row] = written
         over = [length is not None for length in self.lengths]
         enough = self.leaves and 2 * sum(over) >= len(over)
         return torch.tensor([enough or each for each in over], device=ids.device)
 
-    def _note(self, row: int, written: int) -> None:
-        if self.lengths[row] is None:
-            self.lengths[row] = written
-
-    def _says(self, ids: Any) -> bool:
-        """Whether the answer counts: it does not inside of a thought that is not closed."""
-        return cut_at_answer(self.tokenizer.decode(ids[self.prompt_length :])) is not None
+    def _says(self, written: Any) -> bool:
+        """Whether tokens end with an answer that counts: inside of a thought that is not closed none does."""
+        recent = self.tokenizer.decode(written[-WINDOW:])
+        return bool(STATED.search(recent)) and cut_at_answer(self.tokenizer.decode(written)) is not None
 
 
 def decode(
