@@ -195,6 +195,28 @@ def test_the_signal_that_killed_a_stage_is_told(root: Path) -> None:
     assert run.state("sft")["reason"].startswith("killed by SIGKILL; its last line: ")
 
 
+TOLD_AFTER_ITS_STAGE = """\
+import os, sys
+from pathlib import Path
+from pipeline.training.child import Child
+script = "(sleep $1; [ -z $2 ] || kill -s $2 $PPID) >/dev/null 2>&1 & kill -s TERM $$"
+print(Child().run(["bash", "-c", script, "stage", *sys.argv[2:]], dict(os.environ), Path(sys.argv[1]), Path("none")))
+"""
+
+
+@pytest.mark.parametrize(
+    ("signal_to_body", "told"),
+    [("TERM", "(130, 'stopped by SIGTERM')"), ("INT", "(130, 'stopped by SIGINT')"), ("", "(1, 'killed by SIGTERM')")],
+)
+def test_a_body_that_is_told_to_stop_after_its_stage_was_stopped_all_the_same(
+    tmp_path: Path, signal_to_body: str, told: str
+) -> None:
+    """Slurm signals the processes of a job one after the other; a stage that alone was killed has failed."""
+    command = [sys.executable, "-c", TOLD_AFTER_ITS_STAGE, str(tmp_path / "rank0.out"), "0.5", signal_to_body]
+    done = subprocess.run(command, env=environment(), cwd=HOME, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == told
+
+
 def test_an_attempt_gives_way_to_a_later_one(root: Path) -> None:
     """Slurm took its node for dead and started the job elsewhere: the first attempt records nothing any more."""
     run = prepare(write_run(root, "twice"))

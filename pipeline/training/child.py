@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from pipeline.training.stop import STOP_FILE, STOPPED_CODE, STOPPED_FILE
 
 LOOK = 2.0
 """Seconds between looks whether a later attempt has begun."""
+GRACE = 3.0
+"""Seconds in which our own stop signal may follow the one that ended the stage: Slurm signals one after the other."""
 WORD = re.compile(rb"\w")
 ERROR = re.compile(rb"(\[rank\d+\]: )?(error|([a-zA-Z_]\w*\.)*\w*(Error|Exception)): \S")
 """The last line of a traceback, with the rank where torch names it; or an error of ours, which has none."""
@@ -73,6 +76,8 @@ class Child:
         last_words = self._copy_output(log)
         code = self.process.wait()
         over.set()
+        if -code in ASKED:
+            self._await_own_signal()
         stopped = read_json(self.folder / STOPPED_FILE)
         if stopped or (code and self.stopped_by in ASKED):
             return STOPPED_CODE, self._told() + (f" {stopped['progress']}" if stopped else "")
@@ -97,6 +102,12 @@ class Child:
         die_with_parent()
         for number in (signal.SIGUSR1,) if self.alone else (signal.SIGUSR1, *ASKED):
             signal.signal(number, signal.SIG_IGN)
+
+    def _await_own_signal(self) -> None:
+        """Wait for the signal that told the stage to end: who stops a job tells its body too."""
+        deadline = time.monotonic() + GRACE
+        while self.stopped_by not in ASKED and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def _told(self) -> str:
         return f"stopped by {self.stopped_by.name if self.stopped_by else 'a signal'}"
