@@ -18,7 +18,7 @@ from pipeline.recipe_rewards import Rewards
 from pipeline.rewards.corr2cause import Scorer
 from pipeline.run import HOME, RunDir
 from pipeline.settings import read_yaml
-from pipeline.tasks.corr2cause import score, worked
+from pipeline.tasks.corr2cause import Score, score, worked
 from pipeline.trainer_options import CHOICES, CONFIG_SOURCES, _source
 
 ROWS = sample("train", [4], 3, 2)
@@ -179,6 +179,23 @@ def test_a_new_batch_is_scored_anew() -> None:
     made = scorer()
     assert made.answer(["Therefore: No"], **Batch(0).columns) == [1.0]
     assert made.answer(["Therefore: No"], **Batch(1).columns) == [-1.0]
+
+
+def test_the_same_completion_of_the_same_row_is_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not so of another row or with another label, and its place in the batch stays its own."""
+    judged: list[tuple[str, int]] = []
+
+    def counted(text: str, row: dict[str, Any]) -> Score:
+        judged.append((text, row["label"]))
+        return score(text, row)
+
+    monkeypatch.setattr("pipeline.rewards.corr2cause.score", counted)
+    batch = Batch(0, 0, 0, 0, 1)
+    for column in ("premise", "hypothesis"):
+        batch.columns[column] = [batch.columns[column][i] for i in (0, 0, 0, 1, 0)]
+    texts = ["Therefore: No", "Therefore: Yes", "Therefore: No", "Therefore: No", "Therefore: No"]
+    assert scorer().answer(texts, **batch.columns) == [1.0, -1.0, 1.0, 1.0, -1.0]
+    assert judged == [("Therefore: No", 0), ("Therefore: Yes", 0), ("Therefore: No", 0), ("Therefore: No", 1)]
 
 
 def test_functions_have_the_names_under_which_they_are_logged_in_the_order_of_their_weights() -> None:

@@ -33,7 +33,7 @@ class Scorer:
         self.rewards, self.longest = rewards, longest
         valid, invalid = labels.count(1), labels.count(0)
         self.class_weight = {1: (valid + invalid) / 2 / max(valid, 1), 0: (valid + invalid) / 2 / max(invalid, 1)}
-        self._batch: tuple[list[str], list[dict[str, Any]]] = ([], [])
+        self._batch: list[tuple[Any, ...]] = []
         self._scores: list[Score] = []
 
     def functions(self) -> list[RewardFunction]:
@@ -41,12 +41,15 @@ class Scorer:
         return [getattr(self, name) for name in self.rewards.weights()]
 
     def scores(self, completions: Sequence[Any], batch: dict[str, Any]) -> list[Score]:
-        """Scores of a batch; the parts of one batch share them. An exception in the scorer is not caught."""
-        texts = [completion_text(completion) for completion in completions]
-        rows = [dict(zip(COLUMNS, values, strict=True)) for values in zip(*(batch[c] for c in COLUMNS), strict=True)]
-        if (texts, rows) != self._batch:
-            self._scores = [score(text, row) for text, row in zip(texts, rows, strict=True)]
-            self._batch = (texts, rows)
+        """Scores of a batch; the parts of one batch share them. An exception in the scorer is not caught.
+
+        A trained model often writes the same to the same row: that is judged once.
+        """
+        asked = list(zip(map(completion_text, completions), *(batch[column] for column in COLUMNS), strict=True))
+        if asked != self._batch:
+            judged = {each: score(each[0], dict(zip(COLUMNS, each[1:], strict=True))) for each in dict.fromkeys(asked)}
+            self._scores = [judged[each] for each in asked]
+            self._batch = asked
         return self._scores
 
     def last(self) -> list[Score]:
