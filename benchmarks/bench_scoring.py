@@ -4,7 +4,8 @@
     .venv/bin/python benchmarks/bench_scoring.py --only check    the checker alone
     .venv/bin/python benchmarks/bench_scoring.py --only step     the rewards alone
 
-Completions are full traces of rows of five variables, three in eight of them damaged. The plain way reads and solves
+Completions are full traces of rows of five variables, three in eight of them damaged: the other five of a group
+are alike, as those of a trained model often are, and rewards judge them once. The plain way reads and solves
 the premise anew for each completion; it must come to the same verdicts. The model of the step has random weights, so
 its completions are as long as `max_completion_length` lets them: this is set to the mean length of the traces.
 """
@@ -69,9 +70,9 @@ def completions(rows: Sequence[Row], each: int) -> list[Completion]:
 
 
 def caches() -> Iterator[Any]:
-    """Every cache of the engine."""
+    """Every cache of the engine and of the task: making the completions has filled the latter."""
     for name in sorted(sys.modules):
-        if name.startswith("pipeline.causal"):
+        if name.startswith(("pipeline.causal", "pipeline.tasks")):
             yield from (
                 each for each in vars(sys.modules[name]).values() if isinstance(each, functools._lru_cache_wrapper)
             )
