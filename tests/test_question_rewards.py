@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from pipeline.recipe_questions import Reward
 from pipeline.rewards.questions import QuestionScorer
+from pipeline.tasks.names import score_all
+from pipeline.tasks.score import Score
 
 SUM = {"question": "1 + 1", "answer": "#### 2"}
 PAIR = {"problem": "p", "answer": "(1, 2, 3)"}
@@ -42,6 +45,22 @@ def test_math_correctness_pays_positive_or_negative_and_nothing_where_there_is_n
     found, logged = values({"type": "math_correctness", "positive": 2.0, "negative": -0.5}, cases)
     assert found == {"math_correctness": [2.0, -0.5, -0.5, None]}
     assert logged["accuracy"] == 0.25 and logged["unparsable"] == 0.5
+
+
+def test_the_same_completion_of_the_same_row_is_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not so of another row, and its place in the batch stays its own."""
+    judged: list[str] = []
+
+    def counted(cases: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[Score]:
+        judged.extend(text for _, text, _ in cases)
+        return score_all(cases)
+
+    monkeypatch.setattr("pipeline.rewards.questions.score_all", counted)
+    other = SUM | {"answer": "#### 3"}
+    cases = [("gsm8k", SUM, "#### 2"), ("gsm8k", SUM, "#### 3"), ("gsm8k", SUM, "#### 2"), ("gsm8k", other, "#### 2")]
+    found, _ = values({"type": "math_correctness", "positive": 2.0, "negative": -0.5}, cases)
+    assert found == {"math_correctness": [2.0, -0.5, 2.0, -0.5]}
+    assert judged == ["#### 2", "#### 3", "#### 2"]
 
 
 @pytest.mark.parametrize(("partial", "paid"), [(True, 1 / 3), (False, -1.0)])

@@ -20,7 +20,7 @@ class QuestionScorer:
     def __init__(self, reward: Reward, longest: int) -> None:
         """`longest` is the most tokens that a completion can have."""
         self.parts, self.longest = reward.summed(), longest
-        self._batch: tuple[list[str], list[str]] = ([], [])
+        self._batch: list[tuple[str, str, str]] = []
         self._scores: list[Score] = []
 
     def functions(self) -> list[RewardFunction]:
@@ -43,12 +43,18 @@ class QuestionScorer:
         return _named(part.type, {"format": form, "length_penalty": length}.get(part.type, answer))
 
     def scores(self, completions: Sequence[Any], batch: dict[str, Any]) -> list[Score]:
-        """Scores of a batch; the parts of one batch share them. An exception in the scorer is not caught."""
-        texts, published = [completion_text(each) for each in completions], list(batch["published"])
-        if (texts, published) != self._batch:
-            rows = [json.loads(row) for row in published]
-            self._scores = score_all(list(zip(batch["task"], texts, rows, strict=True)))
-            self._batch = (texts, published)
+        """Scores of a batch; the parts of one batch share them. An exception in the scorer is not caught.
+
+        The same completion of the same row is judged once: a program need not run again.
+        """
+        texts = map(completion_text, completions)
+        asked = list(zip(batch["task"], texts, batch["published"], strict=True))
+        if asked != self._batch:
+            different = list(dict.fromkeys(asked))
+            found = score_all([(task, text, json.loads(row)) for task, text, row in different])
+            judged = dict(zip(different, found, strict=True))
+            self._scores = [judged[each] for each in asked]
+            self._batch = asked
         return self._scores
 
     def _logging(self, function: Callable[..., Part]) -> Callable[..., Part]:
